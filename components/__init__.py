@@ -1,0 +1,1 @@
+"""What happens to data and models before they serve: one folder a component."""

@@ -1,0 +1,1 @@
+"""Data validation: the contract, its checks, the profile and the report."""

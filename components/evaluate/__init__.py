@@ -1,0 +1,1 @@
+"""Evaluate: metrics with intervals, slices, the champion, and the gate."""

@@ -1,0 +1,1 @@
+"""Ingest: from any source to Parquet parts with a content digest."""

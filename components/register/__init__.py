@@ -1,0 +1,1 @@
+"""Register: the registry, signatures and the ledger."""

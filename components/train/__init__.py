@@ -1,0 +1,1 @@
+"""Train: scikit-learn estimators behind preprocessing that the contract dictates."""

@@ -1,0 +1,1 @@
+"""Pipelines: what components compose into, and the ways to run them."""
