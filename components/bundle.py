@@ -68,7 +68,8 @@ class Signature(Config):
     def of(cls, contract: Contract, task: Task) -> "Signature":
         """The signature of a model that was trained under a contract."""
         inputs = [
-            Port(name=name, type=column.type, required=not column.nullable) for name, column in contract.features.items()
+            Port(name=name, type=column.type, required=not column.nullable)
+            for name, column in contract.features.items()
         ]
         label = ColumnType.NUMBER if task == "regression" else contract.column(contract.require_target()).type
         outputs = [Port(name="prediction", type=label)]

@@ -58,7 +58,9 @@ class Config(BaseModel):
         if data is None:
             data = {}
         if not isinstance(data, dict):
-            raise ConfigError(f"{where}: got a {type(data).__name__}", expected=f"a mapping with the keys of a {cls.document}")
+            raise ConfigError(
+                f"{where}: got a {type(data).__name__}", expected=f"a mapping with the keys of a {cls.document}"
+            )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -83,7 +85,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if isinstance(key, (list, dict)):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a single value", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -55,7 +55,9 @@ class Settings(Config):
     @property
     def resolved_tracking_uri(self) -> str:
         """MLflow's address after the environment and the default."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or self.tracking_uri or f"sqlite:///{self._under_home('mlflow.db')}"
+        return (
+            os.environ.get("MLFLOW_TRACKING_URI") or self.tracking_uri or f"sqlite:///{self._under_home('mlflow.db')}"
+        )
 
     @property
     def resolved_artifact_root(self) -> str:

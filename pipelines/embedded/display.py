@@ -1,0 +1,95 @@
+"""Show a run as it happens: a live table in a terminal, a line for each step elsewhere."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from headway.pipelines.embedded.steps import Step
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MARKS = {"pending": "·", "running": "›", "succeeded": "✓", "cached": "=", "failed": "✗", "skipped": "–"}  # noqa: RUF001
+STYLES = {
+    "succeeded": "green",
+    "cached": "cyan",
+    "failed": "bold red",
+    "running": "bold",
+    "pending": "dim",
+    "skipped": "dim",
+}
+_SHOWN_METRICS = 4
+_REFRESH = 8
+
+
+class Display:
+    """Follows the steps of a run; pass `display.update` as `on_change`.
+
+    Args:
+        console: Where to show it, usually standard error.
+        planned: Names of the steps to come.
+    """
+
+    def __init__(self, console: "Console", planned: list[str]) -> None:
+        from rich.live import Live
+
+        self._console = console
+        self._steps: dict[int, Step] = {}
+        self._planned = planned
+        self._began: dict[int, float] = {}
+        self._live = (
+            Live(get_renderable=self._table, console=console, refresh_per_second=_REFRESH, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, step: Step) -> None:
+        """A step changed."""
+        known = self._steps.get(id(step))
+        self._steps[id(step)] = step
+        self._began.setdefault(id(step), time.monotonic())
+        if (
+            self._live is None
+            and (known is None or step.state != "running")
+            and not (known is None and step.state == "running")
+        ):
+            self._console.print(line(step), style=STYLES[step.state])
+
+    def _table(self) -> "Table":
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 2))
+        for step in self._steps.values():
+            seconds = time.monotonic() - self._began[id(step)] if step.state == "running" else step.seconds
+            grid.add_row(MARKS[step.state], step.name, f"{seconds:.1f} s", told(step), style=STYLES[step.state])
+        seen = {step.name for step in self._steps.values()}
+        for name in self._planned:
+            if name not in seen:
+                grid.add_row(MARKS["pending"], name, "", "", style="dim")
+        return grid
+
+
+def line(step: Step) -> str:
+    """One step in one line."""
+    return f"{MARKS[step.state]} {step.name:<15} {step.seconds:6.1f} s  {told(step)}".rstrip()
+
+
+def told(step: Step) -> str:
+    """What one step has to say: its progress, its result, its reason."""
+    if step.state == "running":
+        return step.last_line[:100]
+    if step.state == "failed":
+        return str((step.error or {}).get("message", "")).splitlines()[0][:120]
+    shown = [f"{name} {value:,.4g}" for name, value in list(step.metrics.items())[:_SHOWN_METRICS]]
+    parts = [step.value, " · ".join(shown), f"(cached: {step.reason})" if step.state == "cached" else ""]
+    return "  ".join(part for part in parts if part)

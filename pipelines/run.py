@@ -1,0 +1,273 @@
+"""Run a pipeline on this machine: `headway run`, and `run("flights")` from a notebook.
+
+The compiled pipeline goes through kfp.local; each step runs the code that runs on the cluster. Steps whose inputs did not
+change come from the cache. A failed step's own error is what the caller sees.
+"""
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from headway.components.errors import PipelineError, StepFailedError
+from headway.components.settings import Settings, load_settings
+from headway.pipelines.embedded.cache import ContentCache
+from headway.pipelines.embedded.engine import run_compiled
+from headway.pipelines.embedded.steps import Step, Steps
+from headway.pipelines.embedded.workers import make_workers
+from headway.pipelines.project import Project, resolve
+
+DECISION_STEP = "evaluate"
+REGISTER_STEP = "register"
+RUN_FILE = "run.json"
+
+OnChange = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did."""
+
+    pipeline: str
+    run_id: str
+    state: str
+    """`succeeded` or `failed`."""
+    seconds: float
+    folder: Path
+    """Where the run's files lie."""
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def decision(self) -> str:
+        """What the gate said: promote, hold, reject; empty where no gate was reached."""
+        return self._value(DECISION_STEP)
+
+    @property
+    def version(self) -> str:
+        """The registered version's number; empty where none was registered."""
+        return self._value(REGISTER_STEP)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the evaluation."""
+        return next((step.metrics for step in self.steps if step.name == DECISION_STEP), {})
+
+    @property
+    def reports(self) -> dict[str, str]:
+        """Paths of the HTML reports by step."""
+        return {
+            step.name: path
+            for step in self.steps
+            for path in step.reports.values()
+            if Path(path).name.startswith("report")
+        }
+
+    @property
+    def failed(self) -> Step | None:
+        """The step that failed first, if one did."""
+        return next((step for step in self.steps if step.state == "failed"), None)
+
+    @property
+    def exit_code(self) -> int:
+        """For CI: 0 promoted or nothing to decide, 1 failed or rejected, 3 held for a person to look at."""
+        if self.state == "failed" or self.decision == "reject":
+            return 1
+        return 3 if self.decision == "hold" else 0
+
+    def raise_if_failed(self) -> "RunResult":
+        """The result itself, or the failed step's own error.
+
+        Raises:
+            StepFailedError: A step failed.
+        """
+        step = self.failed
+        if step is not None:
+            told = step.error or {}
+            message = f"{told.get('type', 'error')}: {told.get('message', 'no message')}"
+            raise StepFailedError(
+                step.name,
+                told["message"] if told.get("expected") else message,
+                detail="" if told.get("expected") else told.get("traceback", ""),
+                log=str(step.log),
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data, for `--json` and for run.json."""
+        return {
+            "pipeline": self.pipeline,
+            "run_id": self.run_id,
+            "state": self.state,
+            "decision": self.decision,
+            "version": self.version,
+            "metrics": self.metrics,
+            "seconds": round(self.seconds, 2),
+            "folder": str(self.folder),
+            "reports": self.reports,
+            "steps": [{**asdict(step), "folder": str(step.folder)} for step in self.steps],
+        }
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the decision, the steps, the metrics, the report."""
+        from headway.pipelines.notebook import result_html
+
+        return result_html(self)
+
+    def _value(self, name: str) -> str:
+        return next((step.value for step in self.steps if step.name == name), "")
+
+
+def run(
+    pipeline: str | Project,
+    *,
+    set: list[str] | None = None,  # noqa: A002 - the name of the command's option
+    cache: bool = True,
+    in_process: bool = False,
+    settings: Settings | None = None,
+    on_change: OnChange | None = None,
+) -> RunResult:
+    """Run a pipeline on this machine, to its end.
+
+    Args:
+        pipeline: A shipped example's name, a project's folder, or a project.
+        set: `section.key=value` changes to the specification.
+        cache: Whether steps whose inputs did not change are taken from earlier runs.
+        in_process: Run the steps in this process, for a debugger.
+        settings: The settings in force, if not the usual ones.
+        on_change: Called as steps start, speak and end.
+
+    Returns:
+        What happened. A failed step does not raise: `result.raise_if_failed()` does.
+
+    Raises:
+        UsageError: The name, the specification or the contract is wrong; nothing has run.
+    """
+    settings = settings or load_settings()
+    project = pipeline if isinstance(pipeline, Project) else resolve(pipeline, set)
+    with make_workers(in_process=in_process) as workers:
+        return _run(project, workers, settings, use_cache=cache, on_change=on_change or (lambda step: None))
+
+
+def _run(project: Project, workers: Any, settings: Settings, *, use_cache: bool, on_change: OnChange) -> RunResult:
+    from headway.pipelines.compile import compiled_document
+
+    arguments = project.arguments()
+    spec = compiled_document(project.pipeline(), name=project.pipeline_name)
+    home = settings.home.expanduser().resolve()
+    run_id = f"{project.pipeline_name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
+    folder = home / "runs" / run_id
+    steps = Steps(list(planned_steps(spec)), on_change)
+    outside = _outside(project, settings)
+    store = ContentCache(home / "cache", run=run_id, outside=outside) if use_cache else None
+    if store is not None:
+        _let_cache(spec, set_of=outside)
+    started = time.perf_counter()
+    state = "succeeded"
+    try:
+        run_compiled(
+            spec,
+            arguments,
+            root=folder,
+            cache=store,
+            workers=workers,
+            steps=steps,
+            environment=_environment(project, settings),
+            folder=Path.cwd(),
+        )
+    except PipelineError:
+        state = "failed"
+        if not any(step.state == "failed" for step in steps):
+            raise
+    finally:
+        steps.finish()
+        _note_reasons(steps, store)
+    result = RunResult(project.pipeline_name, run_id, state, time.perf_counter() - started, folder, list(steps))
+    (folder / RUN_FILE).write_text(json.dumps(result.to_dict(), indent=2, default=str), encoding="utf-8")
+    return result
+
+
+def planned_steps(spec: dict[str, Any]) -> Iterator[str]:
+    """The names of a compiled pipeline's steps in the order in which they can run, exit steps last.
+
+    Args:
+        spec: The pipeline's IR, as parsed YAML.
+    """
+    last: list[str] = []
+    for name in _walk(spec, spec["root"]["dag"], last):
+        yield name
+    yield from last
+
+
+def _walk(spec: dict[str, Any], dag: dict[str, Any], last: list[str]) -> Iterator[str]:
+    waiting = dict(dag["tasks"])
+    done: set[str] = set()
+    while waiting:
+        ready = [name for name, task in waiting.items() if done.issuperset(task.get("dependentTasks", []))] or list(
+            waiting
+        )
+        for name in ready:
+            task = waiting.pop(name)
+            done.add(name)
+            component = spec["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                yield from _walk(spec, component["dag"], last)
+            elif task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED":
+                last.append(task["componentRef"]["name"].removeprefix("comp-"))
+            else:
+                yield task["componentRef"]["name"].removeprefix("comp-")
+
+
+def _let_cache(spec: dict[str, Any], *, set_of: Any) -> None:
+    """Switch caching on for the steps whose outside world is part of our key; elsewhere it stays as compiled."""
+    for component in [spec["root"], *spec["components"].values()]:
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if task["componentRef"]["name"].removeprefix("comp-") in set_of:
+                task.setdefault("cachingOptions", {})["enableCache"] = True
+
+
+def _outside(project: Project, settings: Settings) -> dict[str, Callable[[], str]]:
+    """What steps read beside their arguments: the data behind the source's address, the champion, the registry."""
+    from headway.components.ingest.sources import fingerprint
+
+    found: dict[str, Callable[[], str]] = {"train": lambda: settings.resolved_tracking_uri}
+    data = fingerprint(project.spec.source, project.folder)
+    if data:
+        found["ingest"] = lambda: data
+    champion = concurrent.futures.ThreadPoolExecutor(max_workers=1).submit(_champion, project.name, settings)
+    found["evaluate"] = champion.result
+    return found
+
+
+def _champion(name: str, settings: Settings) -> str:
+    """The champion's digest, or empty; looked up while the first steps run, since MLflow takes a while to import."""
+    uri = settings.resolved_tracking_uri
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return uri
+    from headway.components.register.registry import Registry
+
+    version = Registry(settings).champion(name)
+    return f"{uri} {version.digest if version else ''}"
+
+
+def _environment(project: Project, settings: Settings) -> dict[str, str]:
+    """What every step finds in its environment, absolute, so that its own folder does not matter."""
+    home = settings.home.expanduser().resolve()
+    threads = {"HEADWAY_THREADS": str(settings.threads)} if settings.threads else {}
+    return {
+        "HEADWAY_HOME": str(home),
+        "HEADWAY_PROJECT": str(project.folder),
+        "MLFLOW_TRACKING_URI": settings.resolved_tracking_uri,
+        "PYTHONUNBUFFERED": "1",
+        **threads,
+    }
+
+
+def _note_reasons(steps: Steps, store: ContentCache | None) -> None:
+    for step in steps:
+        found = store.reason_for(step.name) if store else None
+        if found and not step.reason:
+            step.reason = found.reason

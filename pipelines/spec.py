@@ -1,0 +1,117 @@
+"""The model specification: one YAML file that says all about a model, `model.yaml`.
+
+    name: flights
+    contract: contract.yaml
+    source: {uri: data/flights.parquet}
+    split: {method: time, validation: 0.2}
+    training: {estimator: hist_gradient_boosting}
+    evaluation: {primary: roc_auc}
+
+Each section is typed beside the component that owns it. A pipeline takes the sections as YAML texts, one parameter each,
+so that a step's cache key holds what the step reads and nothing else.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import field_validator
+
+from headway.components.config import Config, parse_yaml
+from headway.components.data_validate.contract import Contract
+from headway.components.errors import ConfigError, UsageError
+from headway.components.evaluate.gate import EvaluationSpec
+from headway.components.ingest.sources import Source
+from headway.components.ingest.split import Split
+from headway.components.register.names import check_name
+from headway.components.train.estimators import TrainSpec
+
+SPEC_FILE = "model.yaml"
+
+
+class RegistrySpec(Config):
+    """What the registry does with a model that passed the gate."""
+
+    document: ClassVar[str] = "registry section"
+
+    promote_first: bool = True
+    """Whether the first version becomes champion at once: there is nothing yet that it could harm."""
+
+
+class ModelSpec(Config):
+    """All about one model."""
+
+    document: ClassVar[str] = "model specification"
+
+    name: str
+    """The model's name in the registry and later its service's: lower-case letters, digits and hyphens."""
+    description: str = ""
+    contract: Path = Path("contract.yaml")
+    """The contract's file, beside this one."""
+    source: Source
+    """Where the data comes from."""
+    split: Split = Split()
+    """How it is split into train, validation and holdout."""
+    training: TrainSpec = TrainSpec()
+    """What is fitted, and how."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """What is measured, and what the gate demands."""
+    registry: RegistrySpec = RegistrySpec()
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        try:
+            return check_name(name)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+
+def load_spec(path: Path, overrides: list[str] | None = None) -> ModelSpec:
+    """Read `model.yaml`, with changes from the command line.
+
+    Args:
+        path: The file.
+        overrides: `section.key=value` texts; the value is read as YAML.
+
+    Raises:
+        ConfigError: The file or an override is wrong; names the key and the near ones.
+    """
+    if not overrides:
+        return ModelSpec.load(path)
+    ModelSpec.load(path)
+    data = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
+    for override in overrides:
+        _apply(data, override)
+    return ModelSpec.parse(data, where=f"{path} with {' '.join(overrides)}")
+
+
+def pipeline_arguments(spec: ModelSpec, contract: Contract) -> dict[str, str | bool]:
+    """The specification as parameters of the training pipeline: YAML texts that say the same on every platform.
+
+    A mapping would be shorter, but Kubeflow passes every number as a float, and `max_features: 1` is one feature where
+    `1.0` is all of them.
+    """
+    return {
+        "name": spec.name,
+        "contract": contract.dump(),
+        "source": spec.source.dump(),
+        "split": spec.split.dump(),
+        "training": spec.training.dump(),
+        "evaluation": spec.evaluation.dump(),
+        "promote_first": spec.registry.promote_first,
+    }
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in the raw document."""
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"--set {override}: not of the form section.key=value", expected="such as training.seed=7")
+    place = data
+    for key in keys[:-1]:
+        inner = place.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {key} holds a value, not a section")
+        place = inner
+    place[keys[-1]] = parse_yaml(text, where=f"--set {path}")
