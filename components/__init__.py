@@ -1,1 +1,30 @@
-"""What happens to data and models before they serve: one folder a component."""
+"""What happens to data and models before they serve: one folder a component, each importable from here by name.
+
+from headway.components import ingest, data_validate, train, evaluate, register, record_outcome
+"""
+
+import importlib
+from typing import Any
+
+CATALOGUE = {
+    "ingest": "headway.components.ingest.component",
+    "data_validate": "headway.components.data_validate.component",
+    "train": "headway.components.train.component",
+    "evaluate": "headway.components.evaluate.component",
+    "register": "headway.components.register.component",
+    "record_outcome": "headway.components.register.component",
+}
+"""Every component by name, in the order of a training pipeline, with the module that defines it."""
+
+
+def load(name: str) -> Any:
+    """A KFP component by name.
+
+    Raises:
+        UnknownNameError: There is no such component; offers the near ones.
+    """
+    if name not in CATALOGUE:
+        from headway.components.errors import UnknownNameError
+
+        raise UnknownNameError("component", name, CATALOGUE)
+    return getattr(importlib.import_module(CATALOGUE[name]), name)

@@ -1,8 +1,8 @@
 """The image that components run in, and the one decorator that all of them use.
 
-A component's body is glue of a few lines: it imports the step's plain function from `headway`, which the image holds, and
-calls it. `kfp` ships only that body, so nothing is installed when a step starts, and the compiled text is the same on
-every machine. `headway compile --image` puts a digest in the place of the tag; a release refuses to go out without one.
+A component's body is glue of a few lines: it imports the step's plain function from `headway`, which the image holds,
+and calls it. `kfp` ships only that body, so nothing is installed when a step starts, and the compiled text is the same
+on every machine. `headway compile --image` puts a digest in the place of the tag; a release refuses to go out without.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Self-contained HTML reports: one look for all, charts as inline SVG, every text escaped.
 
-The Kubeflow Pipelines UI shows a report in a sandboxed frame without network or cookies, so a page carries all it needs.
-Colours follow the reader's light or dark setting.
+The Kubeflow Pipelines UI shows a report in a sandboxed frame without network or cookies, so a page carries all it
+needs. Colours follow the reader's light or dark setting.
 """
 
 import math
@@ -153,8 +153,7 @@ def line_chart(
         outline = list(zip(band[0], band[2], strict=True)) + list(zip(band[0], band[1], strict=True))[::-1]
         body += f'<polygon class="band" points="{" ".join(frame.point(x, y) for x, y in outline)}"/>'
     if diagonal:
-        low, high = max(frame.xs[0], frame.ys[0]), min(frame.xs[1], frame.ys[1])
-        body += _polyline(frame, [low, high], [low, high], 9, dashed=True)
+        body += _diagonal(frame)
     for number, line in enumerate(series):
         body += _polyline(frame, line.xs, line.ys, number, dashed=line.dashed)
     return frame.svg(body, x_label=x_label, y_label=y_label) + _legend([line.name for line in series])
@@ -167,8 +166,7 @@ def scatter(
     frame = _Frame(_extent(xs), _extent(ys))
     body = "".join(f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>' for x, y in zip(xs, ys, strict=True))
     if diagonal:
-        low, high = max(frame.xs[0], frame.ys[0]), min(frame.xs[1], frame.ys[1])
-        body += _polyline(frame, [low, high], [low, high], 9, dashed=True)
+        body += _diagonal(frame)
     return frame.svg(body, x_label=x_label, y_label=y_label)
 
 
@@ -183,8 +181,9 @@ def bars(labels: Sequence[str], values: Sequence[float], *, other: Sequence[floa
         if other is not None:
             x = name_width + 250 * abs(other[i]) / top
             mark = f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 1}" y2="{y + 17}"/>'
+        shown = f"<title>{escape(label)}</title>{escape(_cut(label, 24))}"
         rows.append(
-            f'<text x="{name_width - 6}" y="{y + 12}" text-anchor="end"><title>{escape(label)}</title>{escape(_cut(label, 24))}</text>'
+            f'<text x="{name_width - 6}" y="{y + 12}" text-anchor="end">{shown}</text>'
             f'<rect class="bar" x="{name_width}" y="{y}" width="{max(length, 0.5):.1f}" height="16"/>{mark}'
             f'<text x="{name_width + length + 6:.1f}" y="{y + 12}">{short(value)}</text>'
         )
@@ -201,7 +200,8 @@ def heat_map(row_labels: Sequence[str], column_labels: Sequence[str], matrix: Se
         )
         rows.append(f"<tr><th>{escape(label)}</th>{shaded}</tr>")
     head = "".join(f"<th>{escape(label)}</th>" for label in column_labels)
-    return f'<div class="scroll"><table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="heat">{body}</table></div>'
 
 
 def intervals(rows: Sequence[Interval], *, reference: float | None = None) -> str:
@@ -219,10 +219,11 @@ def intervals(rows: Sequence[Interval], *, reference: float | None = None) -> st
         body += f'<line class="dashed" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="0" y2="{height - 22}"/>'
     for i, row in enumerate(rows):
         y = i * step + 12
+        tip = f"<title>{short(row.value)} [{short(row.low)}, {short(row.high)}]</title>"
         body += (
             f'<text x="{name_width - 8}" y="{y + 4}" text-anchor="end">{escape(_cut(row.label, 24))}</text>'
             f'<line class="s0" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y}" y2="{y}"/>'
-            f'<circle cx="{x(row.value):.1f}" cy="{y}" r="4"><title>{short(row.value)} [{short(row.low)}, {short(row.high)}]</title></circle>'
+            f'<circle cx="{x(row.value):.1f}" cy="{y}" r="4">{tip}</circle>'
         )
     ends = "".join(
         f'<text x="{x(value):.1f}" y="{height - 6}" text-anchor="{anchor}">{short(value)}</text>'
@@ -236,13 +237,13 @@ def short(value: Any) -> str:
 
     Example:
         >>> short(0.123456), short(1234567), short(12.0), short(None)
-        ('0.1235', '1,234,567', '12', '–')
+        ('0.1235', '1,234,567', '12', '-')
     """
     if value is None:
-        return "–"
+        return "-"
     number = float(value)
     if not math.isfinite(number):
-        return "–"
+        return "-"
     if number == int(number) and abs(number) < 1e15:
         return f"{int(number):,}"
     if abs(number) >= 1000:
@@ -276,9 +277,8 @@ class _Frame:
                 f'<text x="{self.x(tick):.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{short(tick)}</text>'
             )
         lines.append(f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-        lines.append(
-            f'<text x="12" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 12 {HEIGHT / 2})">{escape(y_label)}</text>'
-        )
+        turned = f'transform="rotate(-90 12 {HEIGHT / 2})"'
+        lines.append(f'<text x="12" y="{HEIGHT / 2}" text-anchor="middle" {turned}>{escape(y_label)}</text>')
         return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(lines)}{body}</svg>'
 
 
@@ -291,6 +291,12 @@ def _bar(frame: _Frame, left: float, right: float, count: float) -> str:
 def _polyline(frame: _Frame, xs: Sequence[float], ys: Sequence[float], number: int, *, dashed: bool) -> str:
     points = " ".join(frame.point(x, y) for x, y in zip(xs, ys, strict=True))
     return f'<polyline class="s{number}{" dashed" if dashed else ""}" points="{points}"/>'
+
+
+def _diagonal(frame: _Frame) -> str:
+    """The part of y = x that both axes show."""
+    low, high = max(frame.xs[0], frame.ys[0]), min(frame.xs[1], frame.ys[1])
+    return _polyline(frame, [low, high], [low, high], 9, dashed=True) if low < high else ""
 
 
 def _legend(names: Sequence[str]) -> str:
@@ -329,7 +335,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, Raw):
         return str(value)
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, float):
         return short(value)
     if isinstance(value, int) and not isinstance(value, bool):

@@ -40,7 +40,7 @@ class Settings(Config):
     kfp_endpoint: str = ""
     """The Kubeflow Pipelines API, for `headway submit`. KF_PIPELINES_ENDPOINT, when set, wins."""
     kfp_ui: str = ""
-    """The address people open in a browser, where it differs from the API's. KF_PIPELINES_UI_ENDPOINT, when set, wins."""
+    """The address people open in a browser, where it is not the API's. KF_PIPELINES_UI_ENDPOINT, when set, wins."""
     kfp_namespace: str = ""
     """The profile namespace of a multi-user installation."""
     kfp_token: SecretStr = SecretStr("")

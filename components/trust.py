@@ -8,12 +8,12 @@ A bundle is opened only after, in this order:
     format      a format that the policy allows; no file that some other loader would unpickle
     structure   ONNX: known operator domains, no file outside; skops: a sane archive, only types that the policy trusts
 
-Denied by default: what the policy does not allow is refused with `TrustError`, and nothing of the model has run by then.
-The list of trusted types comes from Headway and the policy, never from the artifact (MLflow took it from there:
-GHSA-w582-9x45-8mpx), and there is no fallback to joblib (skops had one: CVE-2025-54886).
+Denied by default: what the policy does not allow is refused with `TrustError`, before anything of the model has run.
+The list of trusted types comes from Headway and the policy, never from the artifact (MLflow took it from there,
+GHSA-w582-9x45-8mpx), and there is no fallback to joblib (skops had one, CVE-2025-54886).
 
-All checks and the opening work on one private copy of the folder, made first and readable by this user only. Whoever can
-write to the original can therefore not exchange a file between its check and its use.
+All checks and the opening work on one private copy of the folder, made first and readable by this user only. Whoever
+can write to the original can therefore not exchange a file between its check and its use.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from pydantic import Field, field_validator
 
 from headway.components.bundle import (
     CONTRACT,
-    DETACHED_SIGNATURE,
     INFO,
     INPUT_EXAMPLE,
+    MLMODEL,
     ONNX_MODEL,
     PROFILE,
     SIGNATURE,
@@ -41,7 +41,7 @@ from headway.components.bundle import (
     Signature,
     verify_manifest,
 )
-from headway.components.config import Config
+from headway.components.config import Config, parse_yaml
 from headway.components.data_validate.contract import Contract
 from headway.components.errors import ConfigError, TrustError
 from headway.components.settings import Settings, load_settings
@@ -55,11 +55,13 @@ if TYPE_CHECKING:
 Format = Literal["skops", "onnx", "torch"]
 
 MODEL_FILES: dict[str, str] = {"skops": SKOPS_MODEL, "onnx": ONNX_MODEL}
-"""The file of each format that this gate can open."""
+"""The file of each format that the gate opens."""
 ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 """Operator domains of the ONNX standard; any other needs a library of its own."""
-UNPICKLED_BY_OTHERS = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"})
-"""Suffixes that some loader unpickles. KServe's scikit-learn server opens any `*.pkl` that it finds in a model folder."""
+UNPICKLED_BY_OTHERS = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
+"""Suffixes that some loader unpickles: KServe's scikit-learn server opens any `*.pkl` in a model folder."""
+LOADER = "headway.components.model"
+"""What the bundle's MLmodel may name as its loader: MLflow imports and calls whatever stands there."""
 
 _TYPE = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_][\w]*)+")
 _MEBIBYTE = 1 << 20
@@ -76,11 +78,11 @@ class Policy(Config):
 
     document: ClassVar[str] = "trust policy"
 
-    formats: list[Format] = ["onnx", "skops"]
+    formats: list[Format] = Field(default=["onnx", "skops"])
     """Model formats that may be opened."""
-    types: list[str] = []
+    types: list[str] = Field(default=[])
     """Types that a skops file may hold besides those Headway knows: full dotted names, no wildcards."""
-    signers: list[Signer] = []
+    signers: list[Signer] = Field(default=[])
     """Whose signatures are accepted."""
     require_signature: bool = True
     """Whether a bundle without an accepted signature is refused."""
@@ -161,9 +163,7 @@ def load_policy(settings: Settings | None = None) -> Policy:
     if settings.embedded_keys:
         _make_embedded(path, settings.resolved_signing_key)
     policy = Policy.load(path)
-    pinned = [
-        Signer(name=signer.name, public_key=signer.pem(path.parent).decode("ascii")) for signer in policy.signers
-    ]
+    pinned = [Signer(name=signer.name, public_key=signer.pem(path.parent).decode("ascii")) for signer in policy.signers]
     return policy.model_copy(update={"signers": pinned})
 
 
@@ -188,8 +188,9 @@ def load_bundle(
     Raises:
         TrustError: It must not be opened; says why.
     """
-    policy = policy or load_policy()
     with check_bundle(path, policy=policy, require_signature=require_signature, digest=digest) as checked:
+        with _named(checked.folder, Path(path)):
+            predictor = _open(checked, threads)
         return TrustedModel(
             info=checked.info,
             contract=checked.contract,
@@ -197,7 +198,7 @@ def load_bundle(
             digest=checked.digest,
             signer=checked.signer,
             format=checked.format,
-            predictor=_open(checked, policy, threads),
+            predictor=predictor,
             profile=_text(checked.folder / PROFILE),
             input_example=_text(checked.folder / INPUT_EXAMPLE),
         )
@@ -237,7 +238,8 @@ def _check(folder: Path, policy: Policy, require_signature: bool | None, digest:
     if digest is not None and found != digest:
         raise TrustError(f"{folder}: its digest is {found[:16]}…", expected=f"{digest[:16]}…, as the registry has it")
     needed = policy.require_signature if require_signature is None else require_signature
-    signer = verify_signature(folder, [(s.name, s.pem(folder).encode_once) for s in policy.signers]) if needed else ""
+    # `load_policy` put the keys into the policy by value; a path in a policy made in code starts at the current folder.
+    signer = verify_signature(folder, [(s.name, s.pem(Path.cwd())) for s in policy.signers]) if needed else ""
     info = BundleInfo.load(folder / INFO)
     chosen = _check_formats(folder, info, policy)
     return CheckedBundle(
@@ -277,11 +279,24 @@ def _check_formats(folder: Path, info: BundleInfo, policy: Policy) -> Format:
 
 def _check_structure(folder: Path, info: BundleInfo, policy: Policy) -> list[str]:
     """Check every model file of an allowed format; return the types that the skops file needs."""
+    _check_mlmodel(folder / MLMODEL)
     if "onnx" in info.formats and "onnx" in policy.formats:
         _check_onnx(folder / ONNX_MODEL)
     if "skops" in info.formats and "skops" in policy.formats:
         return _check_skops(folder / SKOPS_MODEL, policy)
     return []
+
+
+def _check_mlmodel(path: Path) -> None:
+    """MLflow would import what MLmodel names, from a folder that it names: only ours, and no code in the bundle."""
+    if not path.is_file():
+        return
+    document = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
+    flavors = document.get("flavors") if isinstance(document, dict) else None
+    flavor = flavors.get("python_function") if isinstance(flavors, dict) and len(flavors) == 1 else None
+    allowed = isinstance(flavor, dict) and flavor.keys() <= {"loader_module", "python_version"}
+    if flavor is None or not allowed or flavor.get("loader_module") != LOADER:
+        raise TrustError(f"{path}: names code to run", expected=f"the one flavor python_function, loaded by {LOADER}")
 
 
 def _check_skops(path: Path, policy: Policy) -> list[str]:
@@ -290,8 +305,10 @@ def _check_skops(path: Path, policy: Policy) -> list[str]:
     _check_archive(path, policy)
     try:
         types = sorted(required_types(path))
-    # The archive is hostile until proven otherwise, and the audit walks all of it: whatever it stumbles over is a reason
-    # to refuse. Nothing has been loaded at this point.
+    except TrustError:
+        raise
+    # The archive is hostile until proven otherwise, and the audit walks all of it: whatever it stumbles over is a
+    # reason to refuse. Nothing has been loaded at this point.
     except Exception as error:
         raise TrustError(f"{path}: cannot be audited: {type(error).__name__}: {error}") from error
     untrusted = [name for name in types if name not in KNOWN_TYPES and name not in policy.types]
@@ -377,19 +394,24 @@ def _check_tensor(path: Path, tensor: Any) -> None:
     from onnx import TensorProto
 
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise TrustError(f"{path}: the tensor {tensor.name!r} lies in another file", expected="all weights in the graph")
+        raise TrustError(
+            f"{path}: the tensor {tensor.name!r} lies in another file", expected="all weights in the graph"
+        )
 
 
-def _open(checked: CheckedBundle, policy: Policy, threads: int) -> "Predictor":
+def _open(checked: CheckedBundle, threads: int) -> "Predictor":
     from headway.components.model import open_onnx, open_skops
 
     try:
         if checked.format == "onnx":
             return open_onnx(checked.folder / ONNX_MODEL, threads)
         return open_skops(checked.folder / SKOPS_MODEL, checked.types)
-    # Signed, audited and still not loadable: the file is of another version, or was made to confuse the loader.
+    except TrustError:
+        raise
+    # Audited and still not loadable: the file is of another version, or was made to confuse the loader.
     except Exception as error:
-        raise TrustError(f"{checked.info.name}: its {checked.format} file cannot be opened: {error}") from error
+        kind = type(error).__name__
+        raise TrustError(f"{checked.folder}: its {checked.format} file cannot be opened: {kind}: {error}") from error
 
 
 def _copy(source: Path, target: Path, policy: Policy) -> None:
@@ -430,7 +452,7 @@ def _copy_file(source: Path, target: Path, most: int) -> int:
 
 
 def _make_embedded(policy: Path, key: Path) -> None:
-    """Make the embedded platform's key pair and policy, unless they exist; any number of processes may start at once."""
+    """Make the embedded platform's key pair and policy, unless they exist; many processes may start at once."""
     if policy.is_file():
         return
     if not key.is_file():
