@@ -16,7 +16,7 @@ from typing import Any, cast
 from headway.components.bundle import Task
 from headway.components.data_validate.contract import ColumnType, Contract
 from headway.components.errors import UnknownNameError, UsageError
-from headway.components.register.names import check_name
+from headway.components.register.names import model_name
 
 _TEMPLATES = {
     "model.yaml": "model.yaml.j2",
@@ -67,7 +67,7 @@ def new_project(
     """
     from headway.components.data_validate.infer import infer_with_notes, inferred_yaml
 
-    check_name(name)
+    model_name(name)
     folder = parent / name
     if folder.exists():
         raise UsageError(f"{folder}: exists already", fix="choose another name, or move the folder away")

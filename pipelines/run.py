@@ -1,7 +1,7 @@
 """Run a pipeline on this machine: `headway run`, and `run("flights")` from a notebook.
 
-The compiled pipeline goes through kfp.local; each step runs the code that runs on the cluster. Steps whose inputs did not
-change come from the cache. A failed step's own error is what the caller sees.
+The compiled pipeline goes through kfp.local; each step runs the code that runs on the cluster. Steps whose inputs did
+not change come from the cache. A failed step's own error is what the caller sees.
 """
 
 import concurrent.futures
@@ -124,7 +124,7 @@ class RunResult:
 def run(
     pipeline: str | Project,
     *,
-    set: list[str] | None = None,  # noqa: A002 - the name of the command's option
+    set: list[str] | None = None,
     cache: bool = True,
     in_process: bool = False,
     settings: Settings | None = None,
@@ -153,10 +153,10 @@ def run(
 
 
 def _run(project: Project, workers: Any, settings: Settings, *, use_cache: bool, on_change: OnChange) -> RunResult:
-    from headway.pipelines.compile import compiled_document
+    from headway.pipelines.compile import compile_text, load_spec
 
     arguments = project.arguments()
-    spec = compiled_document(project.pipeline(), name=project.pipeline_name)
+    spec, _ = load_spec(compile_text(project.pipeline(), name=project.pipeline_name))
     home = settings.home.expanduser().resolve()
     run_id = f"{project.pipeline_name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
     folder = home / "runs" / run_id
@@ -197,8 +197,7 @@ def planned_steps(spec: dict[str, Any]) -> Iterator[str]:
         spec: The pipeline's IR, as parsed YAML.
     """
     last: list[str] = []
-    for name in _walk(spec, spec["root"]["dag"], last):
-        yield name
+    yield from _walk(spec, spec["root"]["dag"], last)
     yield from last
 
 
@@ -249,7 +248,7 @@ def _champion(name: str, settings: Settings) -> str:
         return uri
     from headway.components.register.registry import Registry
 
-    version = Registry(settings).champion(name)
+    version = Registry(settings).find_champion(name)
     return f"{uri} {version.digest if version else ''}"
 
 

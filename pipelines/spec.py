@@ -7,8 +7,8 @@
     training: {estimator: hist_gradient_boosting}
     evaluation: {primary: roc_auc}
 
-Each section is typed beside the component that owns it. A pipeline takes the sections as YAML texts, one parameter each,
-so that a step's cache key holds what the step reads and nothing else.
+Each section is typed beside the component that owns it. A pipeline takes the sections as YAML texts, one parameter
+each, so that a step's cache key holds what the step reads and nothing else.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from headway.components.errors import ConfigError, UsageError
 from headway.components.evaluate.gate import EvaluationSpec
 from headway.components.ingest.sources import Source
 from headway.components.ingest.split import Split
-from headway.components.register.names import check_name
+from headway.components.register.names import model_name
 from headway.components.train.estimators import TrainSpec
 
 SPEC_FILE = "model.yaml"
@@ -61,7 +61,7 @@ class ModelSpec(Config):
     @classmethod
     def _is_a_name(cls, name: str) -> str:
         try:
-            return check_name(name)
+            return model_name(name)
         except UsageError as error:
             raise ValueError(str(error)) from None
 

@@ -2,8 +2,8 @@
 
     ingest → data_validate → train → evaluate → (gate) → register, and record_outcome at the end of every run
 
-The graph is flat and its steps are coarse: on a cluster each one is two pods. The gate is evaluate's single text output;
-conditions on named outputs do not work everywhere (facts: kfp.local skips them silently).
+The graph is flat and its steps are coarse: on a cluster each one is two pods. The gate is evaluate's single text
+output, since kfp.local silently skips conditions on named outputs.
 """
 
 from kfp import dsl
@@ -20,7 +20,7 @@ PROMOTE = "promote"
 
 @dsl.pipeline(
     name="training",
-    description="Reads data, checks it against its contract, trains a model, judges it, and registers it if the gate says so.",
+    description="Reads data, checks it against its contract, trains a model, judges it, registers it if it is good.",
 )
 def training(
     name: str,

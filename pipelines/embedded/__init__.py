@@ -1,1 +1,1 @@
-"""The embedded engine: a compiled pipeline on this machine, through kfp.local, with warm workers and a content cache."""
+"""The embedded engine: a compiled pipeline on this machine, by kfp.local with warm workers and a content cache."""

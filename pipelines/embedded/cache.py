@@ -1,7 +1,7 @@
 """The cache of the embedded engine: keyed on what a step reads, not on where it lies or when it ran.
 
-kfp.local keys a step on the paths of its inputs, so nothing downstream of a step that ran again is ever found. Here a key
-is made of the component's code, the package's code and versions, the parameters, and the *content* digests of the input
+kfp.local keys a step on the paths of its inputs, so nothing behind a step that ran again is ever found. Here a key is
+made of the component's code, the package's code and versions, the parameters, and the *content* digests of the input
 artifacts. A step whose outcome depends on something outside its arguments names it as `outside` (the data behind a
 source's address, the champion in the registry) or is never cached.
 """

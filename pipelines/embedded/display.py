@@ -28,21 +28,17 @@ class Display:
 
     Args:
         console: Where to show it, usually standard error.
-        planned: Names of the steps to come.
     """
 
-    def __init__(self, console: "Console", planned: list[str]) -> None:
+    def __init__(self, console: "Console") -> None:
         from rich.live import Live
 
         self._console = console
         self._steps: dict[int, Step] = {}
-        self._planned = planned
         self._began: dict[int, float] = {}
-        self._live = (
-            Live(get_renderable=self._table, console=console, refresh_per_second=_REFRESH, transient=True)
-            if console.is_terminal
-            else None
-        )
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=_REFRESH, transient=True)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -55,15 +51,10 @@ class Display:
 
     def update(self, step: Step) -> None:
         """A step changed."""
-        known = self._steps.get(id(step))
-        self._steps[id(step)] = step
         self._began.setdefault(id(step), time.monotonic())
-        if (
-            self._live is None
-            and (known is None or step.state != "running")
-            and not (known is None and step.state == "running")
-        ):
-            self._console.print(line(step), style=STYLES[step.state])
+        self._steps[id(step)] = step
+        if self._live is None and step.state != "running":
+            self._console.print(line(step), style=STYLES[step.state], markup=False)
 
     def _table(self) -> "Table":
         from rich.table import Table
@@ -72,10 +63,6 @@ class Display:
         for step in self._steps.values():
             seconds = time.monotonic() - self._began[id(step)] if step.state == "running" else step.seconds
             grid.add_row(MARKS[step.state], step.name, f"{seconds:.1f} s", told(step), style=STYLES[step.state])
-        seen = {step.name for step in self._steps.values()}
-        for name in self._planned:
-            if name not in seen:
-                grid.add_row(MARKS["pending"], name, "", "", style="dim")
         return grid
 
 

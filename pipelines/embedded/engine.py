@@ -1,8 +1,9 @@
 """Run a compiled pipeline through kfp.local, with our workers and our cache in the places where kfp has its own.
 
-kfp.local has no public seam for either, so three of its module attributes are replaced while a run lasts: the function that
-starts a step's process, the one that puts the interpreter's path into its command, and the one that finds the cache. Orchestration, conditions, loops, retries, exit handlers and
-the meaning of every field stay kfp's. `tests/pipelines/embedded/test_engine.py` fails when a new kfp moves the seams.
+kfp.local has no public seam for either, so three of its module attributes are replaced while a run lasts: what starts a
+step's process, what puts the interpreter's path into its command, and what finds the cache. Orchestration, conditions,
+loops, retries, exit handlers and the meaning of every field stay kfp's. `tests/pipelines/embedded/test_engine.py` fails
+when a new kfp moves the seams.
 """
 
 import contextlib
@@ -151,9 +152,12 @@ def _program(command: list[str]) -> tuple[str, list[str]]:
 def _quiet(root: Path) -> Iterator[None]:
     """Send what kfp.local prints for itself to a file: the run has its own way to tell what happens."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "kfp-local.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        with contextlib.redirect_stderr(log):
-            yield
+    with (
+        (root / "kfp-local.log").open("w", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield
 
 
 def _plain(text: str) -> str:

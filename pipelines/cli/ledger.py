@@ -1,0 +1,76 @@
+"""`headway ledger`: what happened, and proof that nobody rewrote it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headway.pipelines.cli.output import JsonOption, emit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headway.components.register.ledger import Ledger, LedgerCheck, LedgerRow
+
+app = typer.Typer(no_args_is_help=True, help="The ledger: what happened to every model, and why.")
+
+
+@app.command()
+def show(
+    model: Annotated[str | None, typer.Option(help="Only this model's rows.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only rows of this kind, such as `promoted`.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many rows.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the newest rows, the newest last."""
+    from dataclasses import asdict
+
+    rows = _ledger().rows(model=model, kind=kind, limit=limit)
+    emit([asdict(row) for row in rows], as_json=as_json, render=lambda console: _render_rows(console, rows))
+
+
+@app.command()
+def verify(
+    head: Annotated[
+        str | None, typer.Option(help="A head that an earlier check printed: it must still be in the chain.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk the whole chain; the exit code is 1 when it is broken."""
+    from dataclasses import asdict
+
+    found = _ledger().verify(head=head)
+    emit(asdict(found), as_json=as_json, render=lambda console: _render_check(console, found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _ledger() -> "Ledger":
+    from headway.components.register.ledger import Ledger
+    from headway.components.settings import load_settings
+
+    return Ledger(load_settings().resolved_database_url)
+
+
+def _render_rows(console: "Console", rows: "list[LedgerRow]") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        console.print("The ledger has no such row.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("seq", justify="right")
+    for heading in ("time (UTC)", "model", "version", "what", "actor", "why"):
+        table.add_column(heading)
+    for row in rows:
+        why = str(row.body.get("reason") or row.body.get("error") or row.body.get("state") or "")
+        cells = [row.time[:19].replace("T", " "), row.model, row.version, row.kind, row.actor, why]
+        table.add_row(str(row.seq), *(escape(cell) for cell in cells))
+    console.print(table)
+
+
+def _render_check(console: "Console", found: "LedgerCheck") -> None:
+    if found.ok:
+        console.print(f"[green]whole[/green]: {found.rows:,} rows, head {found.head}")
+    else:
+        console.print(f"[red]broken[/red]: {found.reason}")
