@@ -2,7 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock
+# Compiling once here is seconds saved at every start, wherever PYTHONDONTWRITEBYTECODE is set.
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run test check format docs compile bench bench-validate bench-request bench-pipeline lock clean

@@ -40,9 +40,9 @@ MANIFEST = "manifest.json"
 DETACHED_SIGNATURE = "bundle.sig"
 
 REQUIRED_FILES = (INFO, CONTRACT, SIGNATURE, INPUT_EXAMPLE, ENVIRONMENT, MANIFEST)
-_MLFLOW_NOTE = "registered_model_meta"
+MLFLOW_NOTE = "registered_model_meta"
 """MLflow puts it beside what it downloads from its registry: a name and a version, which nothing here reads."""
-_UNLISTED = frozenset({MANIFEST, DETACHED_SIGNATURE, _MLFLOW_NOTE})
+_UNLISTED = frozenset({MANIFEST, DETACHED_SIGNATURE, MLFLOW_NOTE})
 _CHUNK = 1 << 20
 
 Task = Literal["binary", "multiclass", "regression"]

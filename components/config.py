@@ -70,7 +70,7 @@ class Config(BaseModel):
     def dump(self) -> str:
         """The document as YAML text, without what only repeats a default; `parse` reads it back to an equal one."""
         data = self.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+        return dump_yaml(data)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -81,7 +81,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (list, dict)):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a single value", key_node.start_mark)
             if key in seen:
@@ -90,6 +90,25 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class _SafeDumper(yaml.SafeDumper):
+    """A safe dumper that escapes rare line ends: PyYAML writes them plainly and does not read them back."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(character in text for character in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_SafeDumper.add_representer(str, _represent_text)
+
+
+def dump_yaml(data: Any, **options: Any) -> str:
+    """Data as YAML text in its own order, letters of every script as they are; `parse_yaml` reads it back equal."""
+    options = {"sort_keys": False, "allow_unicode": True, "width": 120, **options}
+    text: str = yaml.dump(data, Dumper=_SafeDumper, **options)
+    return text
 
 
 def parse_yaml(text: str, *, where: str) -> Any:

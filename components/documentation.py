@@ -5,6 +5,7 @@ A page that people write by hand goes stale at the first change; this one cannot
 
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _default(item: Any) -> str:
     return f"`{item.default!r}`"
 
 
-def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return ""
     lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]

@@ -181,7 +181,7 @@ def bars(labels: Sequence[str], values: Sequence[float], *, other: Sequence[floa
         if other is not None:
             x = name_width + 250 * abs(other[i]) / top
             mark = f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 1}" y2="{y + 17}"/>'
-        shown = f"<title>{escape(label)}</title>{escape(_cut(label, 24))}"
+        shown = f"<title>{escape(label)}</title>{escape(_cut(label, 21))}"
         rows.append(
             f'<text x="{name_width - 6}" y="{y + 12}" text-anchor="end">{shown}</text>'
             f'<rect class="bar" x="{name_width}" y="{y}" width="{max(length, 0.5):.1f}" height="16"/>{mark}'
@@ -221,7 +221,7 @@ def intervals(rows: Sequence[Interval], *, reference: float | None = None) -> st
         y = i * step + 12
         tip = f"<title>{short(row.value)} [{short(row.low)}, {short(row.high)}]</title>"
         body += (
-            f'<text x="{name_width - 8}" y="{y + 4}" text-anchor="end">{escape(_cut(row.label, 24))}</text>'
+            f'<text x="{name_width - 8}" y="{y + 4}" text-anchor="end">{escape(_cut(row.label, 21))}</text>'
             f'<line class="s0" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y}" y2="{y}"/>'
             f'<circle cx="{x(row.value):.1f}" cy="{y}" r="4">{tip}</circle>'
         )

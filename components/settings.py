@@ -15,6 +15,8 @@ from headway.components.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "HEADWAY_"
 CONFIG_ENV = "HEADWAY_CONFIG"
+PROJECT_ENV = "HEADWAY_PROJECT"
+"""The project's folder, where a step's relative paths start; a runner sets it for each step, so it is no setting."""
 CONFIG_FILE = "headway.yaml"
 
 
@@ -144,7 +146,7 @@ def _from_file() -> tuple[dict[str, Any], str]:
 def _from_environment() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable, value in os.environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_ENV:
+        if not variable.startswith(ENV_PREFIX) or variable in (CONFIG_ENV, PROJECT_ENV):
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in Settings.model_fields:

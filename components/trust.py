@@ -32,6 +32,7 @@ from headway.components.bundle import (
     CONTRACT,
     INFO,
     INPUT_EXAMPLE,
+    MLFLOW_NOTE,
     MLMODEL,
     ONNX_MODEL,
     PROFILE,
@@ -427,6 +428,8 @@ def _copy(source: Path, target: Path, policy: Policy) -> None:
                 raise TrustError(f"{source}: {(Path(root) / name).relative_to(source)} is a link")
             (place / name).mkdir(mode=0o700)
         for name in names:
+            if Path(root) == source and name == MLFLOW_NOTE:
+                continue
             files += 1
             left -= _copy_file(Path(root) / name, place / name, left)
             if files > policy.max_files:

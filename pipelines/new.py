@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from headway.components.bundle import Task
 from headway.components.data_validate.contract import ColumnType, Contract
@@ -100,7 +100,7 @@ def check_task(task: str | None) -> Task | None:
     """
     if task is not None and task not in _PRIMARY:
         raise UnknownNameError("task", task, _PRIMARY)
-    return cast("Task | None", task)
+    return task
 
 
 def _task(contract: Contract, target: str, distinct: int) -> Task:

@@ -101,6 +101,29 @@ def resolve(name: str, overrides: list[str] | None = None) -> Project:
     raise UnknownNameError("pipeline", name, {*shipped, *_projects_here()})
 
 
+def compiled_with_arguments(pipeline: str, overrides: list[str] | None = None) -> tuple[str, dict[str, Any]]:
+    """The compiled text of what was named, and the arguments of one run of it.
+
+    The text carries the values of model.yaml as its defaults, the arguments those of the overrides: so a changed value
+    makes another run and not another version.
+
+    Args:
+        pipeline: What `resolve` takes, or a compiled pipeline's `.yaml`.
+        overrides: `section.key=value` changes; for a compiled pipeline `parameter=value`.
+    """
+    from headway.pipelines.compile import compile_text, load_spec
+
+    path = Path(pipeline)
+    if path.suffix in (".yaml", ".yml") and path.is_file() and path.name != SPEC_FILE:
+        from headway.pipelines.arguments import override
+
+        spec, _ = load_spec(path)
+        return path.read_text(encoding="utf-8"), override(spec, {}, overrides or [])
+    project = resolve(pipeline)
+    text = compile_text(project.pipeline(), name=project.pipeline_name, parameters=project.arguments())
+    return text, dict(resolve(pipeline, overrides).arguments())
+
+
 def shipped_projects() -> dict[str, Path]:
     """The examples that come with Headway, by name."""
     return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{SPEC_FILE}"))}

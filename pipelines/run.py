@@ -6,6 +6,7 @@ not change come from the cache. A failed step's own error is what the caller see
 
 import concurrent.futures
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -58,13 +59,8 @@ class RunResult:
 
     @property
     def reports(self) -> dict[str, str]:
-        """Paths of the HTML reports by step."""
-        return {
-            step.name: path
-            for step in self.steps
-            for path in step.reports.values()
-            if Path(path).name.startswith("report")
-        }
+        """Paths of the HTML reports by step, under names that a browser opens."""
+        return {path.stem: str(path) for path in sorted(self.folder.glob("*.html"))}
 
     @property
     def failed(self) -> Step | None:
@@ -185,6 +181,7 @@ def _run(project: Project, workers: Any, settings: Settings, *, use_cache: bool,
     finally:
         steps.finish()
         _note_reasons(steps, store)
+    _lay_out_reports(folder, steps)
     result = RunResult(project.pipeline_name, run_id, state, time.perf_counter() - started, folder, list(steps))
     (folder / RUN_FILE).write_text(json.dumps(result.to_dict(), indent=2, default=str), encoding="utf-8")
     return result
@@ -263,6 +260,14 @@ def _environment(project: Project, settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **threads,
     }
+
+
+def _lay_out_reports(folder: Path, steps: Steps) -> None:
+    """Put each step's HTML report beside the run's other results, named after the step: KFP's files have no suffix."""
+    for step in steps:
+        for name, path in step.reports.items():
+            if step.schemas.get(name) == "system.HTML" and Path(path).exists():
+                shutil.copyfile(path, folder / f"{step.name}.html")
 
 
 def _note_reasons(steps: Steps, store: ContentCache | None) -> None:

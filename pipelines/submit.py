@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from headway.components.errors import PipelineError, UsageError
+from headway.components.images import IMAGE
+from headway.components.settings import load_settings
 from headway.pipelines.api import Api, ConflictError, NotFoundError, connect
 from headway.pipelines.arguments import check_arguments
 from headway.pipelines.compile import dump_spec, load_spec, set_caching, set_image, spec_digest
@@ -54,6 +56,12 @@ class Schedule:
     version_id: str
     url: str
     """The recurring run's page."""
+
+
+def configured_image() -> str | None:
+    """The image of the settings, where somebody set one."""
+    configured = load_settings().image
+    return configured if configured != IMAGE else None
 
 
 def submit(

@@ -1,6 +1,6 @@
 """The contract: what a table's columns must be, with a level for each rule.
 
-A contract is a YAML file in the repository, inferred from data (`headway contract infer`) and then reviewed by a person.
+A contract is a YAML file in the repository, inferred from data (`headway contract infer`), then reviewed by a person.
 The same contract checks a whole table (checks.py), one request (request.py) and live traffic.
 
     name: flights
@@ -25,7 +25,7 @@ The same contract checks a whole table (checks.py), one request (request.py) and
 
 import hashlib
 import json
-import re
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -33,6 +33,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from headway.components.config import Config
+from headway.components.data_validate import patterns
 from headway.components.errors import UnknownNameError, UsageError, did_you_mean
 
 Scalar = bool | int | float | str
@@ -86,11 +87,47 @@ class Missing(Rule):
     """Largest share of rows, 0 to 1. With level `quarantine` each missing row leaves once the share is passed."""
 
 
+def read_moment(text: str) -> datetime:
+    """A moment in ISO 8601, in UTC and without a zone: a text with an offset is converted, one without is taken as UTC.
+
+    Raises:
+        ValueError: It is not ISO 8601.
+
+    Example:
+        >>> read_moment("2026-03-01T12:00+02:00")
+        datetime.datetime(2026, 3, 1, 10, 0)
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:40]!r} is not a time in ISO 8601, such as 2026-03-01T12:00:00") from None
+
+
+def _bound(value: Any) -> Any:
+    """One spelling for one bound: YAML reads an unquoted date as a date, and 17.0 is 17."""
+    if isinstance(value, bool):
+        raise ValueError("a bound is a number or an ISO 8601 text, not true or false")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+_EXACT = 2**53
+Bound = Annotated[int | float | str, BeforeValidator(_bound)]
+
+
+def _position(bound: float | str) -> Any:
+    return read_moment(bound) if isinstance(bound, str) else bound
+
+
 class Range(Rule):
     """Smallest and largest allowed value, both included; numbers, or ISO 8601 texts for a timestamp."""
 
-    min: float | str | None = None
-    max: float | str | None = None
+    min: Bound | None = None
+    max: Bound | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -99,7 +136,7 @@ class Range(Rule):
         if self.min is not None and self.max is not None:
             if isinstance(self.min, str) != isinstance(self.max, str):
                 raise ValueError(f"min {self.min!r} and max {self.max!r} must be of one type")
-            if self.min > self.max:  # type: ignore[operator]
+            if _position(self.min) > _position(self.max):
                 raise ValueError(f"min {self.min} is above max {self.max}")
         return self
 
@@ -112,25 +149,20 @@ class Values(Rule):
     @field_validator("allowed")
     @classmethod
     def _distinct(cls, allowed: list[Scalar]) -> list[Scalar]:
-        if len({(type(value), value) for value in allowed}) != len(allowed):
+        if len({(isinstance(value, bool), value) for value in allowed}) != len(allowed):
             raise ValueError("a value stands twice in allowed")
         return allowed
 
 
 class Pattern(Rule):
-    """A regular expression that the whole value must match (RE2 syntax: no look-around, no back-references)."""
+    """A regular expression that the whole value must match, limited to what RE2 and Python read alike (patterns.py)."""
 
     regex: str = Field(min_length=1, max_length=MAX_PATTERN_LENGTH)
 
     @field_validator("regex")
     @classmethod
     def _compiles(cls, regex: str) -> str:
-        try:
-            re.compile(regex)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        if re.search(r"\(\?[=!<]|\\[1-9]", regex):
-            raise ValueError("look-around and back-references are not allowed: they can take exponential time")
+        patterns.parse(regex)
         return regex
 
 
@@ -161,6 +193,12 @@ class Rows(Rule):
 
     min: int = Field(default=1, ge=0)
     max: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
 
 
 class Expression(Rule):
@@ -209,11 +247,17 @@ class Column(Config):
         if self.range:
             bounds = [bound for bound in (self.range.min, self.range.max) if bound is not None]
             if any(isinstance(bound, str) is numeric for bound in bounds):
-                raise ValueError(f"the bounds of a {self.type} column must be {'numbers' if numeric else 'ISO 8601 texts'}")
+                raise ValueError(
+                    f"the bounds of a {self.type} column must be {'numbers' if numeric else 'ISO 8601 texts'}"
+                )
+            for bound in bounds:
+                _position(bound)
         if self.pattern and self.type is not ColumnType.STRING:
             raise ValueError(f"a pattern does not fit a {self.type} column")
         if self.monotone and not (numeric or self.type is ColumnType.TIMESTAMP):
             raise ValueError(f"monotone does not fit a {self.type} column")
+        if self.role is Role.WEIGHT and not numeric:
+            raise ValueError(f"a sample weight is a number, not a {self.type}")
         if self.values:
             self._values_fit_the_type(self.values)
         if self.known == "outcome" and self.role is Role.FEATURE:
@@ -231,13 +275,19 @@ class Column(Config):
         if self.type not in fits:
             raise ValueError(f"values do not fit a {self.type} column")
         for value in values.allowed:
-            if not isinstance(value, fits[self.type]) or isinstance(value, bool) is not (self.type is ColumnType.BOOLEAN):
-                raise ValueError(f"the allowed value {value!r} is not of type {self.type}")
+            if not isinstance(value, fits[self.type]) or isinstance(value, bool) is not (
+                self.type is ColumnType.BOOLEAN
+            ):
+                hint = "; put it in quotes" if self.type is ColumnType.STRING else ""
+                raise ValueError(f"the allowed value {value!r} is not of type {self.type}{hint}")
 
     @property
     def nullable(self) -> bool:
         """Whether one request may leave the value out."""
         return self.missing.max_share > 0 or self.missing.level is Level.WARN
+
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=1_000)]
 
 
 def _as_list(value: Any) -> Any:
@@ -248,6 +298,13 @@ class Key(Unique):
     """The columns whose combination names a row."""
 
     columns: Annotated[list[str], BeforeValidator(_as_list)] = Field(min_length=1)
+
+    @field_validator("columns")
+    @classmethod
+    def _distinct(cls, columns: list[str]) -> list[str]:
+        if len(set(columns)) != len(columns):
+            raise ValueError("a column stands twice in the key")
+        return columns
 
 
 def _as_key(value: Any) -> Any:
@@ -267,7 +324,7 @@ class Contract(Config):
 
     name: str = Field(min_length=1, max_length=200)
     description: str = ""
-    columns: dict[str, Column] = Field(min_length=1, max_length=MAX_COLUMNS)
+    columns: dict[ColumnName, Column] = Field(min_length=1, max_length=MAX_COLUMNS)
     """The columns by name, in the order in which the model takes them."""
     target: str | None = None
     """The column that is predicted."""
@@ -275,7 +332,7 @@ class Contract(Config):
     """The columns whose combination names a row; a list, or a mapping with a level."""
     time: str | None = None
     """The column that says when the row happened."""
-    rules: list[Expression] = []
+    rules: list[Expression] = Field(default=[])
     """Conditions over several columns."""
     rows: Rows | None = None
     freshness: Freshness | None = None
@@ -287,14 +344,9 @@ class Contract(Config):
     def _names_exist(self) -> Self:
         for where, name in self._references():
             if name not in self.columns:
-                raise ValueError(f"{where} names the column {name!r}, which is not declared{did_you_mean(name, self.columns)}")
-        targets = [name for name, column in self.columns.items() if column.role is Role.TARGET]
-        if self.target is None and len(targets) == 1:
-            object.__setattr__(self, "target", targets[0])
-        elif self.target is not None and targets not in ([], [self.target]):
-            raise ValueError(f"target is {self.target!r}, but the role target is given to {', '.join(targets)}")
-        elif len(targets) > 1:
-            raise ValueError(f"the role target is given to {', '.join(targets)}; a contract has one")
+                raise ValueError(
+                    f"{where} names the column {name!r}, which is not declared{did_you_mean(name, self.columns)}"
+                )
         if self.freshness and not self.time:
             raise ValueError("freshness needs `time`, the column that says when a row happened")
         if self.time and self.columns[self.time].type is not ColumnType.TIMESTAMP:
@@ -302,9 +354,42 @@ class Contract(Config):
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
             raise ValueError("two rules have one name")
-        if len([1 for column in self.columns.values() if column.role is Role.WEIGHT]) > 1:
-            raise ValueError("the role weight is given to more than one column")
         return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        seen: dict[str, str] = {}
+        for name in self.columns:
+            other = seen.setdefault(name.casefold(), name)
+            if other != name:
+                raise ValueError(f"the columns {other!r} and {name!r} differ only in case, which SQL does not see")
+        return self
+
+    @model_validator(mode="after")
+    def _one_target_one_weight(self) -> Self:
+        targets = self._with_role(Role.TARGET)
+        if self.target is None and len(targets) == 1:
+            object.__setattr__(self, "target", targets[0])
+        elif self.target is not None and targets not in ([], [self.target]):
+            raise ValueError(f"target is {self.target!r}, but the role target is given to {', '.join(targets)}")
+        elif len(targets) > 1:
+            raise ValueError(f"the role target is given to {', '.join(targets)}; a contract has one")
+        if len(self._with_role(Role.WEIGHT)) > 1:
+            raise ValueError("the role weight is given to more than one column")
+        if self.target is not None and not targets:
+            self._give_target_its_role(self.target)
+        return self
+
+    def _with_role(self, role: Role) -> list[str]:
+        return [name for name, column in self.columns.items() if column.role is role]
+
+    def _give_target_its_role(self, target: str) -> None:
+        """`target: late` and `role: target` say the same, so both spellings become one contract with one digest."""
+        column = self.columns[target]
+        if column.role is Role.WEIGHT:
+            raise ValueError(f"{target!r} cannot be both the target and the sample weight")
+        columns = {**self.columns, target: column.model_copy(update={"role": Role.TARGET})}
+        object.__setattr__(self, "columns", columns)
 
     def _references(self) -> list[tuple[str, str]]:
         found = [("key", name) for name in (self.key.columns if self.key else [])]
@@ -313,12 +398,8 @@ class Contract(Config):
 
     @cached_property
     def features(self) -> dict[str, Column]:
-        """The columns that a model may see: role feature, known before the prediction, not target, key's or time's own role."""
-        return {
-            name: column
-            for name, column in self.columns.items()
-            if column.role is Role.FEATURE and column.known == "prediction" and name != self.target
-        }
+        """The columns that a model may see, in its order: those with the role, none known only afterwards."""
+        return {name: column for name, column in self.columns.items() if column.role is Role.FEATURE}
 
     @cached_property
     def weight(self) -> str | None:
@@ -351,6 +432,11 @@ class Contract(Config):
         return self.target
 
     def digest(self) -> str:
-        """SHA-256 of what the contract demands; comments, key order in YAML and defaults spelled out do not count."""
+        """SHA-256 of what the contract says.
+
+        The order of the columns counts, because the model takes them in it; comments, the order of other keys and
+        defaults spelled out do not.
+        """
         data = self.model_dump(mode="json")
+        data["columns"] = list(data["columns"].items())
         return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

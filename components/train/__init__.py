@@ -1,1 +1,1 @@
-"""Train: scikit-learn estimators behind preprocessing that the contract dictates."""
+"""Training: from the valid training part to a bundle, with ONNX parity and an MLflow run."""

@@ -10,11 +10,5 @@ def config(as_json: JsonOption = False) -> None:
     found = settings_sources()
     data = {name: {"value": value, "source": source} for name, (value, source) in found.items()}
     width = max(map(len, found))
-    emit(
-        data,
-        as_json=as_json,
-        render=lambda out: [
-            out.print(f"{name:<{width}}  {value or '(empty)'}  ({source})", markup=False, soft_wrap=True)
-            for name, (value, source) in found.items()
-        ],
-    )
+    lines = [f"{name:<{width}}  {value or '(empty)'}  ({source})" for name, (value, source) in found.items()]
+    emit(data, as_json=as_json, render=lambda out: out.print("\n".join(lines), markup=False, soft_wrap=True))

@@ -61,9 +61,11 @@ def check(
     rules = Contract.load(contract)
     found = check_table(rules, file, quarantine=quarantine)
     if report:
-        from headway.components.data_validate.report import write_report
+        from headway.components.data_validate.profile import profile_table
+        from headway.components.data_validate.report import validation_report
 
-        write_report(report, found)
+        page = validation_report(rules, found, profile_table(rules, file), profiled=file.name)
+        _write_text(page, str(report))
     emit(found.to_dict(), as_json=as_json, render=lambda out: _render_report(out, found))
     if found.verdict == "block":
         raise typer.Exit(1)

@@ -52,21 +52,19 @@ def _ledger() -> "Ledger":
 
 
 def _render_rows(console: "Console", rows: "list[LedgerRow]") -> None:
-    from rich.markup import escape
-    from rich.table import Table
+    from headway.pipelines.cli.tables import print_table
 
     if not rows:
         console.print("The ledger has no such row.")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("seq", justify="right")
-    for heading in ("time (UTC)", "model", "version", "what", "actor", "why"):
-        table.add_column(heading)
-    for row in rows:
-        why = str(row.body.get("reason") or row.body.get("error") or row.body.get("state") or "")
-        cells = [row.time[:19].replace("T", " "), row.model, row.version, row.kind, row.actor, why]
-        table.add_row(str(row.seq), *(escape(cell) for cell in cells))
-    console.print(table)
+    print_table(
+        console, ("seq", "time (UTC)", "model", "version", "what", "actor", "why"), [_cells(row) for row in rows]
+    )
+
+
+def _cells(row: "LedgerRow") -> list[str]:
+    why = str(row.body.get("reason") or row.body.get("error") or row.body.get("state") or "")
+    return [str(row.seq), row.time[:19].replace("T", " "), row.model, row.version, row.kind, row.actor, why]
 
 
 def _render_check(console: "Console", found: "LedgerCheck") -> None:

@@ -124,14 +124,17 @@ def download(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="NAME, or NAME@VERSION; the champion by default.")],
-    data: Annotated[Path, typer.Option(help="Rows: a CSV, Parquet or JSON-lines file.")],
+    data: Annotated[Path, typer.Option(help="Rows: a CSV or Parquet file with the contract's columns.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Predict for the rows of a file."""
+    """Predict for the rows of a file, in their order."""
+    from headway.components.ingest.sources import read_table
+
     name, _, ref = model.partition("@")
     registry = _registry()
     version = registry.version(name, ref or "champion")
-    found = registry.load(version).predict(_read(data))
+    opened = registry.load(version)
+    found = opened.predict(read_table(data, opened.contract))
     rows = [{"prediction": label} for label in found.labels.tolist()]
     if found.probabilities is not None:
         for row, probabilities in zip(rows, found.probabilities.tolist(), strict=True):
@@ -167,25 +170,13 @@ def _user() -> str:
     return getpass.getuser()
 
 
-def _read(path: Path) -> Any:
-    from headway.components.ingest.sources import read_table
-
-    return read_table(path)
-
-
 def _render(console: "Console", rows: list[dict[str, Any]], headings: list[str], empty: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+    from headway.pipelines.cli.tables import print_table
 
     if not rows:
         console.print(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*(escape(_cell(row[heading])) for heading in headings))
-    console.print(table)
+    print_table(console, headings, [[_cell(row[heading]) for heading in headings] for row in rows])
 
 
 def _cell(value: Any) -> str:

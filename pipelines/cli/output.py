@@ -25,7 +25,8 @@ def error_console() -> "Console":
     """The console for progress and errors, so that standard output stays a clean result."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    # Bound to today's standard error: a run sends what its engine prints there to a file.
+    return Console(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def emit(data: Any, *, as_json: bool, render: "Callable[[Console], None]") -> None:

@@ -1,6 +1,5 @@
 """`headway submit`: a pipeline on Kubeflow Pipelines."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,19 +50,21 @@ def submit(
     (with --wait: it succeeded); 1 it failed, was canceled, or the platform said no; 2 the call is wrong.
     """
     from headway.components.errors import UsageError
+    from headway.pipelines.project import compiled_with_arguments
+    from headway.pipelines.submit import configured_image
     from headway.pipelines.submit import schedule as schedule_pipeline
     from headway.pipelines.submit import submit as submit_pipeline
 
     if wait and cron is not None:
         raise UsageError("--wait waits for one run, and --cron makes many", fix="leave one of them out")
     where = endpoint(address, namespace)
-    text, arguments = _compiled(pipeline, set_)
+    text, arguments = compiled_with_arguments(pipeline, set_)
     options: dict[str, Any] = {
         "endpoint": where,
         "arguments": arguments,
         "experiment": experiment,
         "cache": cache,
-        "image": image or _configured_image(),
+        "image": image or configured_image(),
         "service_account": service_account,
     }
     if cron is not None:
@@ -77,36 +78,6 @@ def submit(
     _submitted(error_console(), submission)
     run = wait_for(where, submission.run_id, timeout)
     _ended(submission, run, as_json=as_json)
-
-
-def _compiled(pipeline: str, assignments: list[str] | None) -> tuple[str, dict[str, Any]]:
-    """The compiled text of what was named, and the arguments of this run.
-
-    The text carries the values of model.yaml as its defaults, the arguments those of `--set`: so a changed value makes
-    another run and not another version.
-    """
-    path = Path(pipeline)
-    if path.suffix in (".yaml", ".yml") and path.is_file() and path.name != "model.yaml":
-        from headway.pipelines.arguments import override
-        from headway.pipelines.compile import load_spec
-
-        spec, _ = load_spec(path)
-        return path.read_text(encoding="utf-8"), override(spec, {}, assignments or [])
-    from headway.pipelines.compile import compile_text
-    from headway.pipelines.project import resolve
-
-    project = resolve(pipeline)
-    text = compile_text(project.pipeline(), name=project.pipeline_name, parameters=project.arguments())
-    return text, dict(resolve(pipeline, assignments).arguments())
-
-
-def _configured_image() -> str | None:
-    """The image of the settings, where somebody set one."""
-    from headway.components.images import IMAGE
-    from headway.components.settings import load_settings
-
-    configured = load_settings().image
-    return configured if configured != IMAGE else None
 
 
 def _document(result: "Submission | Schedule") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from headway.components.page import short
 from headway.pipelines.embedded.steps import Step
 
 if TYPE_CHECKING:
@@ -38,7 +39,14 @@ class Display:
         self._began: dict[int, float] = {}
         self._live: Live | None = None
         if console.is_terminal:
-            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=_REFRESH, transient=True)
+            self._live = Live(
+                get_renderable=self._table,
+                console=console,
+                refresh_per_second=_REFRESH,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
 
     def __enter__(self) -> Self:
         if self._live:
@@ -77,6 +85,6 @@ def told(step: Step) -> str:
         return step.last_line[:100]
     if step.state == "failed":
         return str((step.error or {}).get("message", "")).splitlines()[0][:120]
-    shown = [f"{name} {value:,.4g}" for name, value in list(step.metrics.items())[:_SHOWN_METRICS]]
+    shown = [f"{name} {short(value)}" for name, value in list(step.metrics.items())[:_SHOWN_METRICS]]
     parts = [step.value, " · ".join(shown), f"(cached: {step.reason})" if step.state == "cached" else ""]
     return "  ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""The flights example runs Headway's training pipeline as it stands; its data, contract and gate are in the YAML files."""
+"""The flights example runs the training pipeline as it stands; data, contract and gate are in the YAML files."""
 
 from headway.pipelines.training import training as pipeline
 
