@@ -201,7 +201,7 @@ def required_types(path: Path) -> list[str]:
 class PyfuncModel:
     """What `mlflow.pyfunc.load_model` gives for a bundle."""
 
-    def __init__(self, model: "TrustedModel") -> None:
+    def __init__(self, model: "TrustedModel | Predictor") -> None:
         self.model = model
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> "pd.DataFrame":

@@ -57,9 +57,14 @@ class Project:
         return self.folder / COMPILED_FILE
 
     def arguments(self) -> dict[str, str | bool]:
-        """The pipeline's parameters as the specification says."""
+        """The pipeline's parameters as the specification says.
+
+        Raises:
+            HeadwayError: The specification and the contract do not fit together; nothing has run.
+        """
         from headway.pipelines.spec import pipeline_arguments
 
+        self.spec.check(self.contract)
         return pipeline_arguments(self.spec, self.contract)
 
     def pipeline(self) -> Any:

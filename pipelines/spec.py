@@ -16,14 +16,18 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator
 
+from headway.components.bundle import Task
 from headway.components.config import Config, parse_yaml
-from headway.components.data_validate.contract import Contract
+from headway.components.data_validate.contract import ColumnType, Contract
 from headway.components.errors import ConfigError, UsageError
 from headway.components.evaluate.gate import EvaluationSpec
+from headway.components.evaluate.metrics import metric
+from headway.components.evaluate.slices import columns_of
 from headway.components.ingest.sources import Source
 from headway.components.ingest.split import Split
 from headway.components.register.names import model_name
 from headway.components.train.estimators import TrainSpec
+from headway.components.train.estimators import find as find_estimator
 
 SPEC_FILE = "model.yaml"
 
@@ -56,6 +60,35 @@ class ModelSpec(Config):
     evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and what the gate demands."""
     registry: RegistrySpec = RegistrySpec()
+
+    def check(self, contract: Contract) -> None:
+        """Hold the sections against each other and against the contract, before anything runs.
+
+        Raises:
+            UsageError: The contract has no target, or an estimator, a slice or a column does not exist.
+            EvaluationError: A rule of the gate cannot be judged, or points the wrong way.
+        """
+        contract.require_target()
+        columns_of(self.evaluation.slices, contract)
+        estimator = find_estimator(self.training.estimator)
+        task = self.task(contract)
+        if task is not None:
+            estimator.path(task)
+            self.evaluation.check(task)
+            return
+        for name in filter(None, [self.evaluation.primary, *self.evaluation.metrics]):
+            metric(name)
+
+    def task(self, contract: Contract) -> Task | None:
+        """What is predicted, as far as the documents alone say; None where the data will decide."""
+        if self.training.task != "auto":
+            return self.training.task
+        target = contract.column(contract.require_target())
+        if target.type is ColumnType.BOOLEAN:
+            return "binary"
+        if target.values:
+            return "binary" if len(target.values.allowed) == 2 else "multiclass"
+        return "regression" if target.type is ColumnType.NUMBER else None
 
     @field_validator("name")
     @classmethod

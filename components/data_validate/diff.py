@@ -5,7 +5,8 @@ client of the model), or when the model's inputs or its target change.
 
     breaking                                          not breaking
     a column that must be there is added              an optional column is added
-    a feature, or the target, is removed              an info or weight column is removed
+    the target, or a column that a request may send,  a column known only with the outcome is removed
+      is removed
     a feature's role or `known` changes, or another   any other change of role
       column becomes a feature that must be sent
     the order of the features changes                 the order of other columns
@@ -91,7 +92,8 @@ def _head(old: Contract, new: Contract) -> Iterator[Change]:
 def _columns(old: Contract, new: Contract) -> Iterator[Change]:
     for name, column in old.columns.items():
         if name not in new.columns:
-            breaking = name in old.features or name == old.target
+            # Unknown fields of a request are refused, so one that was only looked past counts as well.
+            breaking = column.known == "prediction" or name == old.target or new.extra_columns == "block"
             yield Change(f"columns.{name}", breaking, f"the {column.role} is removed")
         else:
             yield from _column(f"columns.{name}", column, new.columns[name])

@@ -65,6 +65,9 @@ class Inference:
     contract: Contract
     notes: dict[str, list[str]]
     """Sentences by column name; those about the whole table stand under the empty name."""
+    rows: int
+    target_values: int
+    """How many different values the target has; 0 without a target."""
 
 
 @dataclass
@@ -160,7 +163,7 @@ def infer_with_notes(
     table = [f"Inferred from {path.name}: {rows:,} rows, {len(columns)} columns.", *skipped]
     if not contract.features:
         table.append("No column is left as a feature: look at the roles.")
-    return Inference(contract, {"": table, **notes})
+    return Inference(contract, {"": table, **notes}, rows, seen[target].distinct if target else 0)
 
 
 def inferred_yaml(contract: Contract, notes: dict[str, list[str]]) -> str:
@@ -253,25 +256,21 @@ def _columns(described: Sequence[Sequence[str]]) -> tuple[list[_Seen], list[str]
 def _kind(column: str, sql_type: str) -> tuple[ColumnType | None, str]:
     """The contract's type for a DuckDB type, and the column as an expression of it."""
     plain = sql_type if sql_type.endswith("]") else sql_type.partition("(")[0]
-    if plain in _INTEGERS:
-        return ColumnType.INTEGER, column
-    if plain in _NUMBERS:
-        return ColumnType.NUMBER, _number(column)
-    if plain == "BOOLEAN":
-        return ColumnType.BOOLEAN, column
-    if plain in _TEXTS:
-        return ColumnType.STRING, f"CAST({column} AS VARCHAR)"
-    if plain == "TIMESTAMPTZ_NS":
-        # What pandas writes for times with a zone; DuckDB casts it only by way of microseconds.
-        return ColumnType.TIMESTAMP, f"CAST(CAST({column} AS TIMESTAMPTZ) AS TIMESTAMP)"
-    if plain == "DATE" or plain.startswith("TIMESTAMP"):
-        return ColumnType.TIMESTAMP, f"CAST({column} AS TIMESTAMP)"
-    return None, ""
+    # Times with a zone by way of microseconds: DuckDB casts the nanoseconds that pandas writes in no other way.
+    moment = f"CAST({column} AS TIMESTAMPTZ)" if plain == "TIMESTAMPTZ_NS" else column
+    kinds: tuple[tuple[bool, ColumnType, str], ...] = (
+        (plain in _INTEGERS, ColumnType.INTEGER, column),
+        (plain in _NUMBERS, ColumnType.NUMBER, _number(column)),
+        (plain == "BOOLEAN", ColumnType.BOOLEAN, column),
+        (plain in _TEXTS, ColumnType.STRING, f"CAST({column} AS VARCHAR)"),
+        (plain == "DATE" or plain.startswith("TIMESTAMP"), ColumnType.TIMESTAMP, f"CAST({moment} AS TIMESTAMP)"),
+    )
+    return next(((kind, sql) for fits, kind, sql in kinds if fits), (None, ""))
 
 
 def _number(column: str) -> str:
-    # NaN is a missing number, to the checks and to a model. Asked without isnan: DuckDB answers that from the file's own
-    # statistics, which leave NaN out.
+    # NaN is a missing number, to the checks and to a model. Not asked with isnan, because DuckDB answers that from the
+    # file's own statistics, which leave NaN out.
     number = f"CAST({column} AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) OR isinf({number}) THEN {number} END"
 
@@ -344,7 +343,7 @@ def _second_pass(connection: Any, columns: Sequence[_Seen], target: _Seen | None
         # The estimate is good to a few percent, so the doors are opened wide and the exact count decides.
         if column.type is ColumnType.STRING and column.distinct <= 2 * MAX_VALUES:
             tasks.append((column, "values", f"list_sort(list(DISTINCT {column.sql}))"))
-        elif column.type in (ColumnType.STRING, ColumnType.INTEGER) and column.distinct >= 0.7 * column.rows:
+        elif column is target or _may_be_unique(column):
             tasks.append((column, "distinct", f"count(DISTINCT {column.sql})"))
         if target is not None and column is not target and {column.type, target.type} <= _ORDERED:
             both = f"CAST({column.sql} AS DOUBLE), CAST({target.sql} AS DOUBLE)"
@@ -360,6 +359,10 @@ def _second_pass(connection: Any, columns: Sequence[_Seen], target: _Seen | None
             column.values = [text for text in value or [] if text is not None]
             column.distinct = len(column.values)
         column.exact = column.exact or attribute != "correlation"
+
+
+def _may_be_unique(column: _Seen) -> bool:
+    return column.type in (ColumnType.STRING, ColumnType.INTEGER) and column.distinct >= 0.7 * column.rows
 
 
 _ORDERED = {ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.BOOLEAN}

@@ -109,10 +109,9 @@ def matcher(regex: str) -> Callable[[str], bool]:
         >>> tail("N14228"), tail("14228"), tail("N14228\n")
         (True, False, False)
     """
-    if paths(parse(regex)) >= MAX_PATHS:
+    full_match = in_python(regex)
+    if full_match is None:
         return lambda text: matches_all(regex, [text])
-    # ASCII, because \d and \w mean only ASCII to RE2.
-    full_match = re.compile(regex, re.ASCII).fullmatch
 
     def match(text: str) -> bool:
         if len(text) <= PYTHON_LENGTH:
@@ -120,6 +119,12 @@ def matcher(regex: str) -> Callable[[str], bool]:
         return matches_all(regex, [text])
 
     return match
+
+
+def in_python(regex: str) -> Callable[[str], re.Match[str] | None] | None:
+    """Python's match of a whole text up to PYTHON_LENGTH; None when it could take long even for such a text."""
+    # ASCII, because \d and \w mean only ASCII to RE2.
+    return None if paths(parse(regex)) >= MAX_PATHS else re.compile(regex, re.ASCII).fullmatch
 
 
 def matches_all(regex: str, texts: list[str]) -> bool:

@@ -35,6 +35,8 @@ from headway.components.errors import ConfigError, SourceError, UsageError
 if TYPE_CHECKING:
     import duckdb
 
+COLUMNS_AT_ONCE = 50
+"""Columns in one scan: the time to plan a query grows faster than the number of its aggregates."""
 LONGEST_LISTED = 200
 """Texts longer than this are never listed, only their lengths."""
 LONGEST = 1_000
@@ -125,20 +127,17 @@ def merge(one: Profile, other: Profile) -> Profile:
 
 def _profile_part(connection: "duckdb.DuckDBPyConnection", contract: Contract, part: Part) -> Profile:
     names = [name for name in contract.columns if name in part.columns]
-    items = ["count(*)"]
-    for i, (name, column) in enumerate(contract.columns.items()):
-        if name in part.columns:
-            items += _overview(f"v{i}", column.type)
-    found = iter(_rows(connection, f"SELECT {', '.join(items)} FROM {part.typed(contract)}")[0])
-    rows = int(next(found))
+    positions = {name: i for i, name in enumerate(contract.columns)}
     columns: dict[str, Any] = {}
-    for name in names:
-        column = contract.columns[name]
-        overview = [next(found) for _ in _overview("", column.type)]
-        value = f"v{list(contract.columns).index(name)}"
-        source = f"{part.typed(contract, [name])} WHERE {value} IS NOT NULL"
-        columns[name] = _SUMMARIES[column.type](connection, source, value, column, rows, overview)
-    return Profile(contract=contract.name, rows=rows, columns=columns)
+    for chosen in (names[i : i + COLUMNS_AT_ONCE] for i in range(0, len(names), COLUMNS_AT_ONCE)):
+        items = [item for name in chosen for item in _overview(f"v{positions[name]}", contract.columns[name].type)]
+        found = iter(_rows(connection, f"SELECT {', '.join(items)} FROM {part.typed(contract, chosen)}")[0])
+        for name in chosen:
+            column, value = contract.columns[name], f"v{positions[name]}"
+            overview = [next(found) for _ in _overview(value, column.type)]
+            source = f"{part.typed(contract, [name])} WHERE {value} IS NOT NULL"
+            columns[name] = _SUMMARIES[column.type](connection, source, value, column, part.rows, overview)
+    return Profile(contract=contract.name, rows=part.rows, columns=columns)
 
 
 def _overview(value: str, kind: ColumnType) -> list[str]:
@@ -173,7 +172,7 @@ def _inside_years(value: str) -> str:
 
 def _may_be_listed(approximate: int) -> bool:
     """Whether the exact number of different values is worth finding out: the estimate is never off by so much."""
-    return approximate <= 4 * MOST_LISTED
+    return approximate <= 2 * MOST_LISTED
 
 
 def _number(
@@ -232,19 +231,19 @@ def _cells_query(given: str, weight: str, bins: tuple[float, float] | None) -> s
 
 
 def _sketched(cells: list[tuple[Any, ...]]) -> dict[str, Any]:
-    total, squares, zeros = Fraction(0), Fraction(0), 0
+    total, squares, zeros = 0, 0, 0
     sides: dict[int, dict[int, int]] = {-1: {}, 1: {}}
     for side, bucket, _, count, x, high, cross, low in cells:
         if bucket is None:
             zeros += count
             continue
-        unit = sketch.unscaled(bucket)
-        total += int(side) * int(x) * unit
-        squares += ((int(high) << 2 * sketch.HALF) + (int(cross) << sketch.HALF + 1) + int(low)) * unit**2
+        shift = sketch.shift(bucket)
+        total += int(side) * int(x) << shift
+        squares += (int(high) << 2 * sketch.HALF) + (int(cross) << sketch.HALF + 1) + int(low) << 2 * shift
         sides[int(side)][bucket] = sides[int(side)].get(bucket, 0) + count
     return {
-        "sum": str(total),
-        "squares": str(squares),
+        "sum": str(Fraction(total, 1 << sketch.FIXED_POINT)),
+        "squares": str(Fraction(squares, 1 << 2 * sketch.FIXED_POINT)),
         "zeros": zeros,
         "positive": dict(sorted(sides[1].items())),
         "negative": dict(sorted(sides[-1].items())),

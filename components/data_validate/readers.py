@@ -56,6 +56,8 @@ def _quick(column: Column, levels: frozenset[Level], read: Reader) -> Reader:
     """The usual case of the usual columns in one test, everything else as before: twice as fast."""
     if column.values and column.values.level in levels:
         return _quick_member(column, read) if column.type is ColumnType.STRING and not column.pattern else read
+    if column.pattern and column.pattern.level in levels:
+        return _quick_pattern(column.pattern.regex, read)
     if column.type is ColumnType.NUMBER:
         return _quick_number(*_limits(column, levels, _FINITE), read)
     return _quick_boolean(read) if column.type is ColumnType.BOOLEAN else read
@@ -76,6 +78,19 @@ def _quick_member(column: Column, read: Reader) -> Reader:
 
     def quick(value: Any) -> Any:
         if type(value) is str and value in allowed:
+            return value
+        return read(value)
+
+    return quick
+
+
+def _quick_pattern(regex: str, read: Reader) -> Reader:
+    full_match, longest = patterns.in_python(regex), patterns.PYTHON_LENGTH
+    if full_match is None:
+        return read
+
+    def quick(value: Any) -> Any:
+        if type(value) is str and len(value) <= longest and value.isascii() and full_match(value):
             return value
         return read(value)
 

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 
 ACCURACY = 0.01
 """Largest relative error of a quantile."""
@@ -59,9 +58,13 @@ def scaled_sql(magnitude: str, bucket: str) -> str:
     return f"CAST({magnitude} * pow(2.0, {MANTISSA} - floor(({bucket} - 1) * {LOG2_GAMMA!r})) AS BIGINT)"
 
 
-def unscaled(index: int) -> Fraction:
-    """What one unit of a bucket's integers is worth."""
-    return Fraction(2) ** (math.floor((index - 1) * LOG2_GAMMA) - MANTISSA)
+FIXED_POINT = 720
+"""Sums are whole numbers of 2**-720: finer than the last bit of any number above TINY."""
+
+
+def shift(index: int) -> int:
+    """How far a bucket's integers are shifted to the left to count in units of 2**-FIXED_POINT."""
+    return math.floor((index - 1) * LOG2_GAMMA) - MANTISSA + FIXED_POINT
 
 
 def add(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:

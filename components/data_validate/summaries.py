@@ -1,10 +1,10 @@
 """The summary of one column: what a profile keeps of numbers, texts, booleans and moments, and how two add up."""
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import datetime
 from fractions import Fraction
-from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -161,12 +161,13 @@ class NumberProfile(Config):
         """Counts between edges, shape (len(edges) - 1,), the last bin closed; a cell across an edge is shared out."""
         counts = [0.0] * (len(edges) - 1)
         for low, high, count in self.cells():
-            for i, (left, right) in enumerate(pairwise(edges)):
-                last = i == len(counts) - 1
-                if low == high:
-                    counts[i] += count if left <= low < right or (last and low == right) else 0
-                else:
-                    counts[i] += count * max(min(high, right) - max(low, left), 0.0) / (high - low)
+            first = max(bisect_right(edges, low) - 1, 0)
+            if low == high:
+                if edges[0] <= low <= edges[-1]:
+                    counts[min(first, len(counts) - 1)] += count
+                continue
+            for i in range(first, min(bisect_left(edges, high), len(counts))):
+                counts[i] += count * max(min(high, edges[i + 1]) - max(low, edges[i]), 0.0) / (high - low)
         return counts
 
 

@@ -155,6 +155,9 @@ def open_table(contract: Contract, data: Data, *, writes: Iterable[Path] = (), t
             _open_part(connection, contract, name, path, Path(folder) / str(i))
             for i, (name, path) in enumerate(files.items())
         )
+        # A thread works on whole row groups; for a small table more threads only cost their start.
+        groups = max(sum(-(-part.rows // ROW_GROUP_ROWS) for part in parts), 1)
+        connection.execute(f"SET threads = {min(threads, groups)}")
         _lock(connection, [*(part.path for part in parts), *writes], folder)
         yield Table(connection, parts)
 

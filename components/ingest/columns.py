@@ -16,7 +16,7 @@ from typing import Any
 
 from headway.components.data_validate.contract import ColumnType
 from headway.components.errors import SourceError
-from headway.components.ingest.engine import identifier, literals
+from headway.components.ingest.engine import identifier, literal
 
 SQL_TYPES: dict[ColumnType, str] = {
     ColumnType.INTEGER: "BIGINT",
@@ -170,8 +170,11 @@ def unreadable_value(
     """The first value of a column that cannot be read as a type; None when all can."""
     source = canonical(name, dict(relation.columns)[name])
     reader = _Reader(dict(relation.columns), {name: source}, {name: kind}, relation.text, nulls)
-    failing = f"{reader.present(name)} IS NOT NULL AND {reader.value(name, kind)} IS NULL"
-    row = connection.execute(f"SELECT {identifier(name)} FROM {relation.sql} WHERE {failing} LIMIT 1").fetchone()
+    column = identifier(name)
+    row = connection.execute(
+        f"SELECT {column} FROM {reader.present([name], relation.sql)} "
+        f"WHERE {column} IS NOT NULL AND {reader.value(name, kind)} IS NULL LIMIT 1"
+    ).fetchone()
     return None if row is None else row[0]
 
 
@@ -193,15 +196,16 @@ def _fitting(
     names = [name for name in tries if tries[name]]
     if not names:
         return {}
-    items = [f"count({reader.present(name)})" for name in names]
+    items = [f"count({identifier(name)})" for name in names]
     items += [f"count({reader.value(name, kind)})" for name in names for kind in tries[name]]
-    counts = list(connection.execute(f"SELECT {', '.join(items)} FROM {source}").fetchone())
+    query = f"SELECT {', '.join(items)} FROM {reader.present(names, source)}"
+    counts = list(connection.execute(query).fetchone())
     readable = iter(counts[len(names) :])
     found: dict[str, list[ColumnType]] = {}
     for name, present in zip(names, counts[: len(names)], strict=True):
         fits = [kind for kind in tries[name] if next(readable) >= present]
         # A column without a single value says nothing about its type, unless somebody declared it.
-        found[name] = fits if present or empty_fits or reader.is_declared(name) else []
+        found[name] = fits if present or empty_fits or name in reader.declared else []
     return found
 
 
@@ -226,53 +230,42 @@ class _Reader:
     text: bool
     nulls: Sequence[str] | None
 
-    def is_declared(self, name: str) -> bool:
-        return name in self.declared
+    def present(self, names: Iterable[str], source: str) -> str:
+        """A subquery with columns where what means a missing value is NULL, so that a count sees it once."""
+        return f"(SELECT {', '.join(f'{self._present(name)} AS {identifier(name)}' for name in names)} FROM {source})"
 
-    def raw(self, name: str) -> str:
-        """The value with missing texts (and NaN that stands for them) as NULL."""
+    def _present(self, name: str) -> str:
         column = identifier(name)
-        if self.kinds[name] is ColumnType.STRING:
-            texts = column if self.sql_types[name] == "VARCHAR" else f"CAST({column} AS VARCHAR)"
-            # Not IN: DuckDB turns a long list into a join, one for each column.
-            return f"CASE WHEN NOT list_contains({self._missing()}, {texts}) THEN {texts} END" if self.text else texts
-        return column
-
-    def _missing(self) -> str:
-        return literals(MISSING_TEXTS if self.nulls is None else ["", *self.nulls])
-
-    def present(self, name: str) -> str:
-        """What is not NULL where the column has a value."""
-        value = self.raw(name)
         if self.sql_types[name] in ("FLOAT", "DOUBLE"):
-            return f"CASE WHEN NOT isnan({value}) THEN {value} END"
-        return value
+            return f"CASE WHEN NOT isnan({column}) THEN {column} END"
+        if self.kinds[name] is not ColumnType.STRING:
+            return column
+        texts = column if self.sql_types[name] == "VARCHAR" else f"CAST({column} AS VARCHAR)"
+        if not self.text:
+            return texts
+        # CASE rather than IN: DuckDB turns a long list into a join, one for each column.
+        missing = MISSING_TEXTS if self.nulls is None else ["", *self.nulls]
+        return f"CASE {texts} {' '.join(f'WHEN {literal(word)} THEN NULL' for word in missing)} ELSE {texts} END"
+
+    def value(self, name: str, kind: ColumnType) -> str:
+        """A column of `present` as another type, NULL where a value cannot be read as it."""
+        column, source = identifier(name), self.kinds[name]
+        if kind is source or kind is ColumnType.STRING:
+            return column
+        if source is ColumnType.STRING:
+            return (_read_declared if name in self.declared else _read_strictly)(column, kind)
+        return _read_value(column, source, kind)
 
     def final(self, name: str, kind: ColumnType) -> str:
         """The column as a type that all its values are known to be readable as."""
-        if self.kinds[name] is not ColumnType.STRING or kind is ColumnType.STRING or self.nulls is not None:
-            return self.value(name, kind)
-        # Short, because there is one for each value: what cannot be read is a text that means missing.
-        if kind is ColumnType.TIMESTAMP:
-            return _timestamp(identifier(name))
-        cast = f"TRY_CAST({identifier(name)} AS {SQL_TYPES[kind]})"
-        return f"nullif({cast}, CAST('NaN' AS DOUBLE))" if kind is ColumnType.NUMBER else cast
-
-    def value(self, name: str, kind: ColumnType) -> str:
-        """The column as another type, NULL where a value cannot be read as it."""
         column, source = identifier(name), self.kinds[name]
         if kind is source or kind is ColumnType.STRING:
-            return self._same(name, kind)
-        if source is ColumnType.STRING:
-            lenient = self.is_declared(name)
-            return (_read_declared if lenient else _read_strictly)(self.raw(name), kind)
-        return _read_value(column, source, kind)
-
-    def _same(self, name: str, kind: ColumnType) -> str:
-        column, sql_type = identifier(name), self.sql_types[name]
-        if sql_type == SQL_TYPES[kind]:
-            return column
-        return f"CAST({column} AS {SQL_TYPES[kind]})"
+            return column if self.sql_types[name] == SQL_TYPES[kind] else f"CAST({column} AS {SQL_TYPES[kind]})"
+        if source is not ColumnType.STRING:
+            return _read_value(column, source, kind)
+        # Never a cast of the bare column: DuckDB moves it into the CSV reader, where TRY_CAST fails like a CAST.
+        texts = self._present(name)
+        return _timestamp(texts) if kind is ColumnType.TIMESTAMP else f"TRY_CAST({texts} AS {SQL_TYPES[kind]})"
 
 
 def _read_value(column: str, source: ColumnType, kind: ColumnType) -> str:

@@ -172,7 +172,7 @@ class Store:
 
     def create(self, name: str, *, source: str, run_id: str, tags: Mapping[str, str], card: str) -> int:
         """Make a version with all its tags in one call, and the model before it if needed; return its number."""
-        with self.errors():
+        with self.errors(), quiet():
             _ignoring("RESOURCE_ALREADY_EXISTS", lambda: self.client.create_registered_model(names.model_name(name)))
             made = self.client.create_model_version(
                 name, source=names.artifact_uri(source), run_id=run_id, tags=dict(tags), description=card

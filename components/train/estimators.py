@@ -152,16 +152,16 @@ _CATALOGUE = (
         classifier="sklearn.ensemble.RandomForestClassifier",
         regressor="sklearn.ensemble.RandomForestRegressor",
         # Leaves of one row make files of hundreds of megabytes and probabilities of 0 and 1.
-        classifier_defaults={"min_samples_leaf": 5},
-        regressor_defaults={"min_samples_leaf": 5},
+        classifier_defaults={"min_samples_leaf": 10},
+        regressor_defaults={"min_samples_leaf": 10},
         one_number=True,
     ),
     Estimator(
         name="extra_trees",
         classifier="sklearn.ensemble.ExtraTreesClassifier",
         regressor="sklearn.ensemble.ExtraTreesRegressor",
-        classifier_defaults={"min_samples_leaf": 5},
-        regressor_defaults={"min_samples_leaf": 5},
+        classifier_defaults={"min_samples_leaf": 10},
+        regressor_defaults={"min_samples_leaf": 10},
         one_number=True,
     ),
     Estimator(
@@ -186,8 +186,8 @@ _CATALOGUE = (
         name="decision_tree",
         classifier="sklearn.tree.DecisionTreeClassifier",
         regressor="sklearn.tree.DecisionTreeRegressor",
-        classifier_defaults={"min_samples_leaf": 5},
-        regressor_defaults={"min_samples_leaf": 5},
+        classifier_defaults={"min_samples_leaf": 10},
+        regressor_defaults={"min_samples_leaf": 10},
         one_number=True,
     ),
     Estimator(

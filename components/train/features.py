@@ -13,7 +13,7 @@ values become the same numbers. What must be learnt from data (medians, categori
 Numbers are rounded to 32 bits, which is what an ONNX graph computes with: both files of a model then see equal values.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -40,16 +40,18 @@ _UNREADABLE = (TypeError, ValueError, NotImplementedError)
 """What Python, numpy, pandas and Arrow raise for a value that does not convert."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """The columns that an estimator sees, as a contract declares them."""
 
     columns: dict[str, Column]
-    """The contract's features that become numbers first, then those that become texts."""
+    """The contract's features by name."""
     numbers: list[str]
     """Names of the number columns, in order."""
     flags: list[int]
     """Positions in `numbers` of the columns that say that a value is missing."""
+    starts: dict[str, int]
+    """For each feature that becomes numbers, where they start in `numbers`."""
     texts: list[str]
     """Names of the text columns, in order."""
     time: str | None
@@ -69,13 +71,23 @@ class Features:
             )
         numbers: list[str] = []
         flags: list[int] = []
-        for name, column in _of_type(contract.features, texts=False):
+        starts: dict[str, int] = {}
+        for name, column in contract.features.items():
+            if column.type is ColumnType.STRING:
+                continue
+            starts[name] = len(numbers)
             numbers += _names(name, column, is_time=name == contract.time)
             if may_be_missing(column):
                 flags.append(len(numbers))
                 numbers.append(f"{name}[missing]")
-        texts = [name for name, _ in _of_type(contract.features, texts=True)]
-        return cls(dict(contract.features), numbers, flags, texts, contract.time)
+        return cls(
+            columns=dict(contract.features),
+            numbers=numbers,
+            flags=flags,
+            starts=starts,
+            texts=[name for name in contract.features if name not in starts],
+            time=contract.time,
+        )
 
     @property
     def names(self) -> list[str]:
@@ -96,18 +108,19 @@ class Features:
         """
         rows = _row_count(data)
         numbers = np.empty((rows, len(self.numbers)), dtype=np.float32)
-        position = 0
-        for name, column in _of_type(self.columns, texts=False):
-            found = self._number_columns(name, column, data, rows)
-            # Values beyond 32 bits become infinite, and infinite ones missing: no estimator takes them.
-            with np.errstate(over="ignore"):
-                for values in found:
-                    numbers[:, position] = values
-                    position += 1
-        numbers[~np.isfinite(numbers)] = np.nan
-        self._fill_flags(numbers)
+        # Values beyond 32 bits become infinite, and infinite ones missing: no estimator takes them.
+        with np.errstate(over="ignore"):
+            for name, start in self.starts.items():
+                for offset, values in enumerate(self._number_columns(name, data, rows)):
+                    numbers[:, start + offset] = values
+        infinite = np.isinf(numbers)
+        if infinite.any():
+            numbers[infinite] = np.nan
+        for position in self.flags:
+            numbers[:, position] = np.isnan(numbers[:, position - 1])
         texts = np.empty((rows, len(self.texts)), dtype=object)
-        for position, (name, column) in enumerate(_of_type(self.columns, texts=True)):
+        for position, name in enumerate(self.texts):
+            column = self.columns[name]
             try:
                 texts[:, position] = _texts(_values(data, name, column, rows))
             except _UNREADABLE as error:
@@ -125,23 +138,15 @@ class Features:
         left = pd.DataFrame(numbers.astype(np.float64), columns=self.numbers)
         return pd.concat([left, pd.DataFrame(texts, columns=self.texts, dtype=object)], axis=1) if self.texts else left
 
-    def _number_columns(self, name: str, column: Column, data: Data, rows: int) -> list[NDArray[np.float64]]:
+    def _number_columns(self, name: str, data: Data, rows: int) -> list[NDArray[np.float64]]:
+        column = self.columns[name]
         try:
             values = _values(data, name, column, rows)
             if column.type is ColumnType.TIMESTAMP:
-                found = _calendar(_instants(values), is_time=name == self.time)
-            else:
-                found = [_floats(values)]
+                return _calendar(_instants(values), is_time=name == self.time)
+            return [_floats(values)]
         except _UNREADABLE as error:
             raise _unreadable(name, column, error) from error
-        if may_be_missing(column):
-            # Filled once infinite values have become missing too.
-            found.append(np.zeros(len(found[0])))
-        return found
-
-    def _fill_flags(self, numbers: NDArray[np.float32]) -> None:
-        for position in self.flags:
-            numbers[:, position] = np.isnan(numbers[:, position - 1])
 
 
 def model_frame(contract: Contract, data: Data) -> "pandas.DataFrame":
@@ -172,10 +177,6 @@ def may_be_missing(column: Column) -> bool:
     return column.nullable or not column.required
 
 
-def _of_type(columns: dict[str, Column], *, texts: bool) -> Iterable[tuple[str, Column]]:
-    return ((name, column) for name, column in columns.items() if (column.type is ColumnType.STRING) is texts)
-
-
 def _names(name: str, column: Column, *, is_time: bool) -> list[str]:
     if column.type is not ColumnType.TIMESTAMP:
         return [name]
@@ -199,10 +200,16 @@ def _values(data: Data, name: str, column: Column, rows: int) -> Any:
             raise DataError(f"Column {name!r} is missing", expected=f"a {column.type} column")
         return [None] * rows
     values = data[name]
+    if isinstance(values, list):
+        return _of_length(values, name, rows)
     if hasattr(values, "combine_chunks"):
         return _from_arrow(values, column.type)
     if hasattr(values, "to_numpy"):
         return _from_pandas(values, column.type)
+    return _of_length(values, name, rows)
+
+
+def _of_length(values: Any, name: str, rows: int) -> Any:
     if len(values) != rows:
         raise DataError(f"Column {name!r} has {len(values)} values", expected=f"{rows}, as the first column has")
     return values

@@ -9,6 +9,7 @@
 The estimator is fitted on class numbers 0 to k - 1; `Fitted.classes` has the labels in that order.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ def fit(data: Path, contract: Contract, spec: TrainSpec, *, threads: int = 0) ->
         SourceError: The file cannot be read or lacks a column.
         TrainingError: The rows cannot be learnt from: too few, one class, a constant or missing target.
     """
+    wait_without_spinning()
     features = Features.of(contract)
     table = _read(data, contract)
     if table.num_rows < MIN_ROWS:
@@ -334,6 +336,16 @@ def _fit_arguments(entry: Estimator, model: Any, weights: NDArray[np.float64] | 
             fix="leave out class_weight and the contract's role weight, or take another estimator",
         )
     return {"model__sample_weight": weights}
+
+
+def wait_without_spinning() -> None:
+    """Let OpenMP's threads sleep while they wait, where nobody chose otherwise; before scikit-learn loads OpenMP.
+
+    A thread that spins keeps the core from the one it waits for as soon as anything else wants it too, as in a pod
+    whose limit is below its threads: histogram boosting on 164,000 rows took 6 to 8 s this way and 44 to 50 s with
+    spinning, on two cores with two other processes.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager

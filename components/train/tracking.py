@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.components.errors import PlatformError
+from headway.components.mlflow_store import open_client
 from headway.components.settings import Settings
 
 RUN_ID_ENV = "MLFLOW_RUN_ID"
@@ -132,36 +133,13 @@ def _begin(name: str, settings: Settings) -> tuple[Run, bool]:
     shown = without_credentials(uri)
     existing = os.environ.get(RUN_ID_ENV, "")
     with _explained(shown), _impatient():
-        client = _client(uri)
+        client = open_client(uri)
         if existing:
             experiment_id = client.get_run(existing).info.experiment_id
             return Run(client=client, run_id=existing, experiment_id=experiment_id, uri=shown), False
         experiment_id = _experiment(client, name, settings)
         run_id = client.create_run(experiment_id, run_name=name).info.run_id
     return Run(client=client, run_id=run_id, experiment_id=experiment_id, uri=shown), True
-
-
-def _client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    if uri.startswith("sqlite:"):
-        _make_tables(uri)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _make_tables(uri: str) -> None:
-    """Make MLflow's tables under a lock: two steps that meet a new file at once would both migrate it, and one fail."""
-    import sqlalchemy
-    from mlflow.store.db import utils
-
-    url = sqlalchemy.make_url(uri)
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(url)
-    try:
-        utils._safe_initialize_tables(engine)
-    finally:
-        engine.dispose()
 
 
 def _experiment(client: Any, name: str, settings: Settings) -> str:

@@ -10,7 +10,7 @@ from headway.components.errors import SourceError
 from headway.components.settings import Settings, load_settings
 from headway.components.train.estimators import TrainSpec, find
 from headway.components.train.files import Written, environment, write_bundle
-from headway.components.train.fit import Fitted, fit
+from headway.components.train.fit import Fitted, fit, wait_without_spinning
 from headway.components.train.tracking import Run, code_revision, tracked_run
 
 
@@ -77,6 +77,7 @@ def train(
         TrainingError: The model could not be fitted or written.
     """
     settings = settings or load_settings()
+    wait_without_spinning()
     find(spec.estimator)  # a misspelt name needs no run
     if not data.is_file():
         raise SourceError(f"{data}: no such file", expected="the training part as Parquet")

@@ -57,8 +57,8 @@ def submit(
 
     if wait and cron is not None:
         raise UsageError("--wait waits for one run, and --cron makes many", fix="leave one of them out")
-    where = endpoint(address, namespace)
     text, arguments = compiled_with_arguments(pipeline, set_)
+    where = endpoint(address, namespace)
     options: dict[str, Any] = {
         "endpoint": where,
         "arguments": arguments,

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/request.py [--json] [--seconds 1.0]
 
-One request of 20 fields: 10 numbers with a range, 6 texts with 20 allowed values, 2 booleans, 2 texts with a pattern. All
-three refuse the same bad request before they are timed. Each is timed in rounds of about a tenth of `--seconds`; the
+One request of 20 fields: 10 numbers with a range, 6 texts with 20 allowed values, 2 booleans, 2 texts with a pattern.
+All three refuse the same bad request before they are timed. Each is timed in rounds of a tenth of `--seconds`; the
 figure is the median round, the spread is that of the rounds. Takes about five seconds on one core and prints a table.
 """
 
@@ -58,7 +58,7 @@ def pydantic_model() -> type[pydantic.BaseModel]:
         "flag": bool,
         "code": Annotated[str, pydantic.Field(pattern=f"^(?:{REGEX})$")],
     }
-    fields = {name: (kinds[name.rstrip("0123456789")], ...) for name in COLUMNS}
+    fields: dict[str, Any] = {name: (kinds[name.rstrip("0123456789")], ...) for name in COLUMNS}
     config = pydantic.ConfigDict(extra="forbid", strict=True)
     model: type[pydantic.BaseModel] = pydantic.create_model("Request", __config__=config, **fields)
     return model

@@ -1,4 +1,5 @@
 import zipfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ ROWS = 120
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+def bundles(tmp_path_factory: Any) -> Any:
     """A small bundle for each task, by the target's name."""
     random = np.random.default_rng(0)
     x, s = random.normal(size=ROWS), random.choice(["a", "b", "ü"], ROWS)
@@ -44,8 +45,8 @@ def bundles(tmp_path_factory):
 
 
 @pytest.fixture(params=["skops", "onnx"])
-def opened(request, bundles):
-    def opened(target):
+def opened(request: Any, bundles: Any) -> Any:
+    def opened(target: Any) -> Any:
         if request.param == "skops":
             return open_skops(bundles[target] / "model.skops")
         return open_onnx(bundles[target] / "model.onnx")
@@ -54,62 +55,59 @@ def opened(request, bundles):
 
 
 class TestPrediction:
-    def test_binary_gives_the_target_s_booleans(self, opened):
+    def test_binary_gives_the_target_s_booleans(self, opened: Any) -> None:
         found = opened("yes").predict({"x": [-3.0, 3.0], "s": ["a", "new"]})
         assert found.labels.tolist() == [False, True]
         assert found.labels.dtype == bool
         assert found.probabilities.shape == (2, 2)
         assert found.probabilities.dtype == np.float64
 
-    def test_integer_classes(self, opened):
+    def test_integer_classes(self, opened: Any) -> None:
         found = opened("grade").predict({"x": [-3.0, 0.0, 3.0], "s": ["a"] * 3})
         assert found.labels.tolist() == [1, 2, 3]
         assert found.labels.dtype.kind == "i"
 
-    def test_regression_has_no_probabilities(self, opened):
+    def test_regression_has_no_probabilities(self, opened: Any) -> None:
         found = opened("y").predict({"x": [1.0], "s": ["a"]})
         assert found.probabilities is None
         assert found.labels.shape == (1,)
         assert found.labels[0] == pytest.approx(2.0, abs=0.5)
 
     @pytest.mark.parametrize("target", ["yes", "grade", "y"])
-    def test_no_rows(self, opened, target):
+    def test_no_rows(self, opened: Any, target: Any) -> None:
         found = opened(target).predict({"x": [], "s": []})
         assert len(found.labels) == 0
         assert found.probabilities is None or found.probabilities.shape[0] == 0
 
-    def test_other_columns_and_their_order_do_not_matter(self, opened):
+    def test_other_columns_and_their_order_do_not_matter(self, opened: Any) -> None:
         first = opened("yes").predict({"x": [0.3], "s": ["b"]})
         second = opened("yes").predict({"more": ["?"], "s": ["b"], "x": [0.3]})
         np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
-    def test_missing_column(self, opened):
+    def test_missing_column(self, opened: Any) -> None:
         with pytest.raises(DataError, match="Column 's' is missing"):
             opened("yes").predict({"x": [1.0]})
 
-    def test_pyfunc_columns(self, bundles):
-        class Opened:
-            def __init__(self, target):
-                predictor = open_onnx(bundles[target] / "model.onnx")
-                self.info, self.predict = predictor.info, predictor.predict
-
+    def test_pyfunc_columns(self, bundles: Any) -> None:
         rows = {"x": [-3.0, 3.0], "s": ["a", "b"]}
-        binary, many, value = (PyfuncModel(Opened(target)).predict(rows) for target in ("yes", "grade", "y"))
+        binary, many, value = (
+            PyfuncModel(open_onnx(bundles[target] / "model.onnx")).predict(rows) for target in ("yes", "grade", "y")
+        )
         assert binary["probability"].tolist() == [0.0, 1.0]  # of True, the second class
         assert many["probability"].min() > 0.5  # of the predicted class
         assert list(value.columns) == ["prediction"]
 
 
 class TestFilesThatAreNotOpened:
-    def test_type_that_is_not_trusted_is_named(self, bundles):
+    def test_type_that_is_not_trusted_is_named(self, bundles: Any) -> None:
         with pytest.raises(TrustError, match=r"not trusted: numpy\.dtype, sklearn\.tree\._tree\.Tree"):
             open_skops(bundles["yes"] / "model.skops", trusted_types=[])
 
-    def test_types_are_listed_without_loading(self, bundles):
+    def test_types_are_listed_without_loading(self, bundles: Any) -> None:
         assert required_types(bundles["yes"] / "model.skops") == ["numpy.dtype", "sklearn.tree._tree.Tree"]
         assert set(KNOWN_TYPES) >= {"numpy.dtype", "sklearn.tree._tree.Tree"}
 
-    def test_a_type_that_runs_code_is_refused(self, tmp_path):
+    def test_a_type_that_runs_code_is_refused(self, tmp_path: Any) -> None:
         import skops.io
 
         class Anything:
@@ -121,24 +119,24 @@ class TestFilesThatAreNotOpened:
             open_skops(tmp_path / "model.skops")
 
     @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"not a zip"])
-    def test_not_a_skops_file(self, tmp_path, content):
+    def test_not_a_skops_file(self, tmp_path: Any, content: Any) -> None:
         (tmp_path / "model.skops").write_bytes(content)
         with pytest.raises(TrustError, match="not a skops file"):
             open_skops(tmp_path / "model.skops")
 
-    def test_archive_without_a_schema(self, tmp_path):
+    def test_archive_without_a_schema(self, tmp_path: Any) -> None:
         with zipfile.ZipFile(tmp_path / "model.skops", "w") as archive:
             archive.writestr("other.json", "{}")
         with pytest.raises(TrustError, match="not a skops file"):
             required_types(tmp_path / "model.skops")
 
     @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"not a graph"])
-    def test_not_an_onnx_graph(self, tmp_path, content):
+    def test_not_an_onnx_graph(self, tmp_path: Any, content: Any) -> None:
         (tmp_path / "model.onnx").write_bytes(content)
         with pytest.raises(TrustError, match="not an ONNX graph"):
             open_onnx(tmp_path / "model.onnx")
 
-    def test_no_file(self, tmp_path):
+    def test_no_file(self, tmp_path: Any) -> None:
         for opener in (open_skops, open_onnx):
             with pytest.raises(TrustError, match="a bundle folder that `train` wrote"):
                 opener(tmp_path / "model")

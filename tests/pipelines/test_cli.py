@@ -107,12 +107,18 @@ class TestRun:
         assert result.exit_code == 3
         assert "a person should look" in result.stdout
 
-    def test_shows_the_failed_steps_own_message(self, toy: Path) -> None:
+    def test_says_before_the_run_that_the_data_is_not_there(self, toy: Path) -> None:
         (toy / "data.csv").unlink()
         result = CliRunner().invoke(app, ["run", "toy"])
         assert result.exit_code == 1
+        assert f"{toy}/data.csv: no such file" in result.stderr
+
+    def test_shows_the_failed_steps_own_message(self, toy: Path) -> None:
+        (toy / "data.csv").write_text("x,group\n1,a\n")
+        result = CliRunner().invoke(app, ["run", "toy"])
+        assert result.exit_code == 1
         assert "Step 'ingest' failed" in result.stderr
-        assert "data.csv" in result.stderr
+        assert "log.txt" in result.stderr
         assert "Traceback" not in result.stderr
 
     def test_a_bugs_traceback_is_the_steps_own(self, toy: Path) -> None:
@@ -121,7 +127,8 @@ class TestRun:
             "from headway.components.images import component\n\n"
             "@component\ndef broken(name: str) -> None:\n    raise ZeroDivisionError(name)\n\n"
             "@dsl.pipeline(name='p')\n"
-            "def pipeline(name: str, contract: str, source: str, split: str, training: str, evaluation: str, promote_first: bool) -> None:\n"
+            "def pipeline(name: str, contract: str, source: str, split: str, training: str, evaluation: str,\n"
+            "             promote_first: bool) -> None:\n"
             "    broken(name=name)\n"
         )
         result = CliRunner().invoke(app, ["run", "toy"])

@@ -68,7 +68,7 @@ class TestTheTrainingPipeline:
 
     def test_data_that_breaks_the_contract_stops_the_run_with_the_rule_and_the_count(self, toy: Path) -> None:
         data = pd.read_csv(toy / "data.csv")
-        data.loc[:4, "y"] = None
+        data["y"] = data["y"].astype(object).where(data.index > 4, None)
         data.to_csv(toy / "data.csv", index=False)
         result = run("toy", set=["split.method=random"])
         assert states(result)["data-validate"] == "failed"

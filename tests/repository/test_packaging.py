@@ -52,7 +52,7 @@ def test_every_dependency_is_locked_to_one_version() -> None:
 
 
 class TestManifests:
-    documents = [  # noqa: RUF012
+    documents = [
         document
         for path in sorted((ROOT / "manifests").rglob("*.yaml"))
         for document in yaml.safe_load_all(path.read_text())

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from headway.components.data_validate.contract import Contract
 from headway.components.data_validate.diff import diff, is_breaking
+from headway.components.data_validate.generate import generate
+from headway.components.data_validate.request import compile_request
 from tests.components.data_validate.contracts import contracts
 
 BASE: dict[str, Any] = {
@@ -126,8 +129,11 @@ class TestColumns:
         without = {**BASE, "columns": {name: c for name, c in BASE["columns"].items() if name not in ("n", "when")}}
         assert found(BASE, without) == [
             ("columns.n", True, "the feature is removed"),
-            ("columns.when", False, "the info is removed"),
+            ("columns.when", True, "the info is removed"),
         ]
+        delay = {**BASE, "columns": {**BASE["columns"], "delay": {"type": "number", "known": "outcome"}}}
+        assert found(delay, BASE) == [("columns.delay", False, "the info is removed")]
+        assert ("columns.delay", True, "the info is removed") in found(delay, {**BASE, "extra_columns": "block"})
         more = {
             **BASE,
             "columns": {**BASE["columns"], "a": {"type": "number"}, "b": {"type": "number", "required": False}},
@@ -226,3 +232,30 @@ class TestTheRest:
         assert diff(one, one) == []
         if one.digest() != other.digest():
             assert diff(one, other) != []
+
+
+class TestPromise:
+    """What the word means: who satisfied the old contract is refused by the new one only after a breaking change."""
+
+    @given(contracts(), contracts(), st.integers(0, 1000))
+    @settings(max_examples=100, deadline=None)
+    def test_a_change_that_is_not_breaking_refuses_no_request(self, old: Contract, new: Contract, seed: int) -> None:
+        merged = _some_of(old, new, seed)
+        if is_breaking(diff(old, merged)):
+            return
+        check = compile_request(merged)
+        accepted = [name for name, column in old.columns.items() if column.known == "prediction" and name != old.target]
+        for row in generate(old, 10, seed).select(accepted).to_pylist():
+            compile_request(old).check(row)
+            check.check(row)
+
+
+def _some_of(old: Contract, new: Contract, seed: int) -> Contract:
+    """The old contract with one column's rules from the new one where the types agree."""
+    data = old.model_dump(mode="json", exclude_defaults=True)
+    donors = list(new.columns.values())
+    for position, (name, column) in enumerate(old.columns.items()):
+        donor = donors[(seed + position) % len(donors)]
+        if donor.type is column.type and name != old.target:
+            data["columns"][name] = donor.model_dump(mode="json", exclude_defaults=True) | {"role": column.role}
+    return Contract.parse(data)

@@ -108,7 +108,7 @@ class TestRules:
     ) -> None:
         rule = one(tmp_path, values).range
         assert rule is not None
-        assert (rule.min, rule.max) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+        assert [rule.min, rule.max] == pytest.approx([low, high], rel=1e-3)
         assert rule.level is Level.WARN
 
     @pytest.mark.parametrize(
@@ -197,6 +197,15 @@ class TestRoles:
         assert found.notes["final_state"][0].startswith("leak? the name")
         assert found.notes["twice"][0].startswith("leak? it moves with the target (correlation 1.000)")
         assert "x" not in found.notes
+
+    @pytest.mark.parametrize(
+        ("target", "count"),
+        [(cycle(1.5, 2.5, None), 2), (cycle("a", "b", "c"), 3), (cycle(True, False), 2), (list(range(ROWS)), ROWS)],
+    )
+    def test_the_targets_values_are_counted(self, tmp_path: Path, target: Any, count: int) -> None:
+        found = inferred(tmp_path, "y", x=cycle(1, 2), y=target)
+        assert (found.rows, found.target_values) == (ROWS, count)
+        assert inferred(tmp_path, x=cycle(1, 2)).target_values == 0
 
 
 class TestYaml:

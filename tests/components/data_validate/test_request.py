@@ -226,7 +226,8 @@ class TestMany:
             check_of(self.CHECK).check_many(records)
 
     def test_columns_may_have_holes_and_be_arrays(self) -> None:
-        clean = check_of(self.CHECK).check_batch({"a": np.array([1, 2]), "b": [None, "x"]})
+        columns: dict[str, Any] = {"a": np.array([1, 2]), "b": [None, "x"]}
+        clean = check_of(self.CHECK).check_batch(columns)
         assert clean == {"a": [1.0, 2.0], "b": [None, "x"]}
         assert check_of(self.CHECK).check_batch({"a": [1]}) == {"a": [1.0], "b": [None]}
 

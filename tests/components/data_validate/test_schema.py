@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import hypothesis.strategies as st
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pandas as pd
 import pandera.errors
 import pytest
@@ -52,7 +52,8 @@ def schema(request: pytest.FixtureRequest) -> Any:
 
 
 def frame() -> pd.DataFrame:
-    return generate(TRIPS, 60, 0).to_pandas()
+    data: pd.DataFrame = generate(TRIPS, 60, 0).to_pandas()
+    return data
 
 
 def failures(schema: Any, data: pd.DataFrame) -> set[tuple[Any, str]]:

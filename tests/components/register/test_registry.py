@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -42,6 +43,12 @@ WIDER: dict[str, Any] = {
     },
 }
 WITH_SPEED = {**WIDER, "columns": {**WIDER["columns"], "speed": {"type": "number"}}}
+
+
+@pytest.fixture(autouse=True)
+def _temporary_files_go_with_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed leaves its temporary files, wherever they are."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A small table with everything that is awkward: gaps, non-ASCII names, many categories, three kinds of target."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,12 +26,12 @@ TARGETS = {
 }
 
 
-def make_contract(task, **more):
+def make_contract(task: Any, **more: Any) -> Any:
     columns = {**COLUMNS, **TARGETS[task], **more}
     return Contract.parse({"name": "trips", "target": next(iter(TARGETS[task])), "time": "when", "columns": columns})
 
 
-def make_table(rows=400, seed=0):
+def make_table(rows: Any = 400, seed: Any = 0) -> Any:
     random = np.random.default_rng(seed)
     distance = random.normal(900, 300, rows)
     hour = random.uniform(5, 23, rows)
@@ -37,7 +39,7 @@ def make_table(rows=400, seed=0):
     signal = distance / 300 + hour / 6 + (carrier == "B6") * 2 + random.normal(0, 0.5, rows)
     gap = random.random((rows, 5)) < 0.1
 
-    def holes(values, column):
+    def holes(values: Any, column: Any) -> Any:
         return [None if gap[row, column] else value for row, value in enumerate(values)]
 
     start = np.datetime64("2013-01-01T00:00:00", "us")
@@ -60,22 +62,22 @@ def make_table(rows=400, seed=0):
 
 
 @pytest.fixture(scope="session")
-def table():
+def table() -> Any:
     return make_table()
 
 
 @pytest.fixture(scope="session")
-def data(table, tmp_path_factory):
+def data(table: Any, tmp_path_factory: Any) -> Any:
     path = tmp_path_factory.mktemp("data") / "train.parquet"
     pq.write_table(table, path)
     return path
 
 
 @pytest.fixture(scope="session")
-def contracts():
+def contracts() -> Any:
     return {task: make_contract(task) for task in TARGETS}
 
 
 @pytest.fixture
-def contract_with():
+def contract_with() -> Any:
     return make_contract

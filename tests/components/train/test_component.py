@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import dsl
@@ -14,19 +15,19 @@ TRAINING = "estimator: hist_gradient_boosting\nparameters: {max_iter: 5}\n"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: Any) -> Any:
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
-def run(data, contracts, home, tmp_path, monkeypatch):
+def run(data: Any, contracts: Any, home: Any, tmp_path: Any, monkeypatch: Any) -> Any:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HEADWAY_HOME", str(home))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "profile.json").write_text("{}")
 
-    def run(training=TRAINING, data=data):
+    def run(training: Any = TRAINING, data: Any = data) -> Any:
         outputs = {
             "bundle": dsl.Model(uri=str(tmp_path / "out" / "bundle")),
             "metrics": dsl.Metrics(uri=str(tmp_path / "out" / "metrics")),
@@ -45,13 +46,13 @@ def run(data, contracts, home, tmp_path, monkeypatch):
     return run
 
 
-def client(home):
+def client(home: Any) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(f"sqlite:///{home}/mlflow.db")
 
 
-def test_bundle_metrics_and_page(run, home):
+def test_bundle_metrics_and_page(run: Any, home: Any) -> None:
     outputs = run()
     bundle, metrics = outputs["bundle"], outputs["metrics"]
     info = read_info(Path(bundle.path))
@@ -74,19 +75,19 @@ def test_bundle_metrics_and_page(run, home):
     assert kept.data.metrics["training_accuracy"] == metrics.metadata["training_accuracy"]
 
 
-def test_logged_bundle_is_the_same_one(run, home, tmp_path):
+def test_logged_bundle_is_the_same_one(run: Any, home: Any, tmp_path: Any) -> None:
     metadata = run()["bundle"].metadata
     fetched = client(home).download_artifacts(metadata["run_id"], "bundle", str(tmp_path))
     assert bundle_digest(Path(fetched)) == metadata["digest"]
 
 
-def test_same_inputs_give_the_same_digest(run):
+def test_same_inputs_give_the_same_digest(run: Any) -> None:
     first, second = run()["bundle"].metadata, run()["bundle"].metadata
     assert first["digest"] == second["digest"]
     assert first["run_id"] != second["run_id"]
 
 
-def test_failed_fit_marks_its_run(run, home):
+def test_failed_fit_marks_its_run(run: Any, home: Any) -> None:
     with pytest.raises(ConfigError, match="learning_rate"):
         run("parameters: {learning_rate: -1.0}")
     experiment = client(home).get_experiment_by_name("trips")
@@ -105,15 +106,15 @@ class TestRefusedBeforeAnything:
             ("- dummy", ConfigError, "training: got a list"),
         ],
     )
-    def test_training_section(self, run, training, error, message):
+    def test_training_section(self, run: Any, training: Any, error: Any, message: Any) -> None:
         with pytest.raises(error, match=message):
             run(training)
 
-    def test_data(self, run, tmp_path):
+    def test_data(self, run: Any, tmp_path: Any) -> None:
         with pytest.raises(SourceError, match=r"none\.parquet: no such file"):
             run(data=tmp_path / "none.parquet")
 
-    def test_address(self, run, monkeypatch):
+    def test_address(self, run: Any, monkeypatch: Any) -> None:
         from headway.components.train import train as step
 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -122,7 +123,7 @@ class TestRefusedBeforeAnything:
             run()
 
 
-def test_target_that_cannot_be_learnt(run, table, tmp_path):
+def test_target_that_cannot_be_learnt(run: Any, table: Any, tmp_path: Any) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -132,7 +133,7 @@ def test_target_that_cannot_be_learnt(run, table, tmp_path):
         run(data=tmp_path / "constant.parquet")
 
 
-def test_face_compiles_with_documented_inputs():
+def test_face_compiles_with_documented_inputs() -> None:
     inputs = train.component_spec.inputs
     assert {name: inputs[name].description for name in ("name", "training")} == {
         "name": "The model's name, and the MLflow experiment's.",

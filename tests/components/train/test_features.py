@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from headway.components.errors import ConfigError, DataError
 from headway.components.train.features import MISSING, Features, model_frame
 
 
-def contract(**columns):
+def contract(**columns: Any) -> Any:
     return Contract.parse({"name": "c", "columns": columns})
 
 
@@ -22,7 +23,7 @@ NULLABLE = {"max_share": 1.0}
 class TestSameInTrainingAndPrediction:
     """One row gives the same numbers as an Arrow table, a pandas frame, and the values of a JSON request."""
 
-    def test_table_frame_and_request_agree(self, table, contracts):
+    def test_table_frame_and_request_agree(self, table: Any, contracts: Any) -> None:
         features = Features.of(contracts["binary"])
         numbers, texts = features.arrays(table)
         for other in (
@@ -34,7 +35,7 @@ class TestSameInTrainingAndPrediction:
             np.testing.assert_array_equal(numbers, other_numbers)
             np.testing.assert_array_equal(texts, other_texts)
 
-    def test_one_row_is_the_row_of_the_whole(self, table, contracts):
+    def test_one_row_is_the_row_of_the_whole(self, table: Any, contracts: Any) -> None:
         features = Features.of(contracts["binary"])
         numbers, texts = features.arrays(table)
         for row in (0, 7, 399):
@@ -53,7 +54,7 @@ class TestSameInTrainingAndPrediction:
         flag=st.none() | st.booleans(),
         moment=st.none() | st.datetimes(min_value=datetime(1700, 1, 1), max_value=datetime(2200, 1, 1)),
     )
-    def test_any_value(self, number, text, flag, moment):
+    def test_any_value(self, number: Any, text: Any, flag: Any, moment: Any) -> None:
         columns = {
             "n": {"type": "number", "missing": NULLABLE},
             "s": {"type": "string", "missing": NULLABLE},
@@ -70,12 +71,12 @@ class TestSameInTrainingAndPrediction:
         assert not np.isinf(asked[0]).any()
 
 
-def columns(table):
+def columns(table: Any) -> Any:
     return zip(table.column_names, table.columns, strict=True)
 
 
 class TestTyping:
-    def test_order_and_flags(self, contracts):
+    def test_order_and_flags(self, contracts: Any) -> None:
         features = Features.of(contracts["binary"])
         assert features.names[:6] == [
             "heure de départ",
@@ -93,17 +94,17 @@ class TestTyping:
             "signed up[missing]",
         ]
 
-    def test_missing_infinite_and_too_large_are_one(self):
+    def test_missing_infinite_and_too_large_are_one(self) -> None:
         frame = model_frame(
             contract(x={"type": "number", "missing": NULLABLE}), {"x": [1.5, None, np.nan, np.inf, 1e300]}
         )
         assert frame["x"].isna().tolist() == [False, True, True, True, True]
         assert frame["x[missing]"].tolist() == [0, 1, 1, 1, 1]
 
-    def test_numbers_are_rounded_to_32_bits(self):
+    def test_numbers_are_rounded_to_32_bits(self) -> None:
         assert model_frame(contract(x={"type": "number"}), {"x": [0.1]})["x"].item() == float(np.float32(0.1))
 
-    def test_missing_text_is_a_category(self):
+    def test_missing_text_is_a_category(self) -> None:
         frame = model_frame(contract(s={"type": "string"}), pd.DataFrame({"s": ["a", None, np.nan, pd.NA]}))
         assert frame["s"].tolist() == ["a", MISSING, MISSING, MISSING]
 
@@ -118,7 +119,7 @@ class TestTyping:
             np.datetime64("2024-12-31T18:45"),
         ],
     )
-    def test_calendar(self, moment):
+    def test_calendar(self, moment: Any) -> None:
         (row,) = model_frame(contract(t={"type": "timestamp"}), {"t": [moment]}).to_dict("records")
         assert row == {
             "t[hour]": 18.75,
@@ -128,7 +129,7 @@ class TestTyping:
             "t[days since 1970]": 20088.0,
         }
 
-    def test_time_zone_of_pandas_and_arrow(self):
+    def test_time_zone_of_pandas_and_arrow(self) -> None:
         series = pd.Series(pd.to_datetime(["2024-06-01T12:00:00"])).dt.tz_localize("America/New_York")
         by_hour = [
             model_frame(contract(t={"type": "timestamp"}), data)["t[hour]"].item()
@@ -136,11 +137,11 @@ class TestTyping:
         ]
         assert by_hour == [16.0, 16.0]
 
-    def test_moments_before_1970(self):
+    def test_moments_before_1970(self) -> None:
         (row,) = model_frame(contract(t={"type": "timestamp"}), {"t": ["1969-12-31T23:00:00"]}).to_dict("records")
         assert (row["t[hour]"], row["t[weekday]"], row["t[days since 1970]"]) == (23.0, 2.0, -1.0)
 
-    def test_the_rows_own_time_has_no_trend(self, contracts):
+    def test_the_rows_own_time_has_no_trend(self, contracts: Any) -> None:
         names = Features.of(contracts["binary"]).names
         assert "when[hour]" in names
         assert "when[days since 1970]" not in names
@@ -148,11 +149,11 @@ class TestTyping:
 
 
 class TestWrongData:
-    def test_missing_column(self):
+    def test_missing_column(self) -> None:
         with pytest.raises(DataError, match="Column 'x' is missing"):
             model_frame(contract(x={"type": "number"}), {"y": [1.0]})
 
-    def test_optional_column_may_be_absent(self):
+    def test_optional_column_may_be_absent(self) -> None:
         frame = model_frame(contract(x={"type": "number", "required": False}, y={"type": "number"}), {"y": [1.0]})
         assert frame["x[missing]"].tolist() == [1.0]
 
@@ -160,14 +161,14 @@ class TestWrongData:
         ("kind", "value"),
         [("number", "1.5"), ("integer", "abc"), ("timestamp", "yesterday"), ("timestamp", 5), ("number", [1])],
     )
-    def test_value_of_another_type(self, kind, value):
+    def test_value_of_another_type(self, kind: Any, value: Any) -> None:
         with pytest.raises(DataError, match=f"Column 'x' has a value that is no {kind}"):
             model_frame(contract(x={"type": kind}), {"x": [value]})
 
-    def test_columns_of_unequal_length(self):
+    def test_columns_of_unequal_length(self) -> None:
         with pytest.raises(DataError, match="Column 'y' has 1 values"):
             model_frame(contract(x={"type": "number"}, y={"type": "number"}), {"x": [1.0, 2.0], "y": [1.0]})
 
-    def test_no_feature(self):
+    def test_no_feature(self) -> None:
         with pytest.raises(ConfigError, match="has no feature"):
             Features.of(Contract.parse({"name": "c", "target": "y", "columns": {"y": {"type": "number"}}}))

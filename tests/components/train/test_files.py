@@ -1,5 +1,6 @@
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,27 +13,27 @@ from headway.components.bundle import (
     verify_manifest,
 )
 from headway.components.errors import ParityError, SourceError, TrainingError
-from headway.components.model import open_onnx, open_skops
+from headway.components.model import onnx_session, open_onnx, open_skops
 from headway.components.train import files
 from headway.components.train.estimators import TrainSpec
 from headway.components.train.files import write_bundle
 from headway.components.train.fit import fit
-from headway.components.train.onnx_file import Parity
+from headway.components.train.onnx_file import Parity, convert
 
 
 @pytest.fixture(scope="module")
-def spec():
+def spec() -> Any:
     return TrainSpec(parameters={"max_iter": 5})
 
 
 @pytest.fixture(scope="module")
-def fitted(data, contracts, spec):
+def fitted(data: Any, contracts: Any, spec: Any) -> Any:
     return fit(data, contracts["binary"], spec)
 
 
 @pytest.fixture
-def write(fitted, contracts, spec):
-    def write(output, fitted=fitted, spec=spec, **more):
+def write(fitted: Any, contracts: Any, spec: Any) -> Any:
+    def write(output: Any, fitted: Any = fitted, spec: Any = spec, **more: Any) -> Any:
         lineage = Lineage(data_digest="d", contract_digest="c", seed=0)
         return write_bundle(
             fitted, output, name="trips", contract=contracts["binary"], spec=spec, lineage=lineage, **more
@@ -42,7 +43,7 @@ def write(fitted, contracts, spec):
 
 
 class TestFolder:
-    def test_holds_what_the_layout_says(self, write, contracts, tmp_path):
+    def test_holds_what_the_layout_says(self, write: Any, contracts: Any, tmp_path: Any) -> None:
         profile = tmp_path / "profile.json"
         profile.write_text('{"rows": 400}')
         written = write(tmp_path / "bundle", profile=profile)
@@ -55,51 +56,51 @@ class TestFolder:
         assert Signature.load(written.path / "signature.json") == Signature.of(contracts["binary"], "binary")
         assert json.loads((written.path / "profile.json").read_text()) == {"rows": 400}
 
-    def test_says_nothing_of_when_and_where(self, write, tmp_path):
+    def test_says_nothing_of_when_and_where(self, write: Any, tmp_path: Any) -> None:
         written = write(tmp_path / "bundle")
         for path in written.path.iterdir():
             assert str(tmp_path).encode() not in path.read_bytes(), path.name
         assert write(tmp_path / "elsewhere").digest == written.digest
 
-    def test_example_is_accepted_as_a_request(self, write, tmp_path):
+    def test_example_is_accepted_as_a_request(self, write: Any, tmp_path: Any) -> None:
         written = write(tmp_path / "bundle")
         records = json.loads((written.path / "input_example.json").read_text())
         assert len(records) == 5
         request = {name: [record[name] for record in records] for name in records[0]}
-        found = open_onnx(written.path / "model.onnx").predict(request)
+        found: Any = open_onnx(written.path / "model.onnx").predict(request)
         assert found.probabilities.shape == (5, 2)
 
-    def test_environment_names_versions(self, write, tmp_path):
+    def test_environment_names_versions(self, write: Any, tmp_path: Any) -> None:
         import sklearn
 
         found = json.loads((write(tmp_path / "bundle").path / "environment.json").read_text())
         assert found["packages"]["scikit-learn"] == sklearn.__version__
 
-    def test_can_be_read_by_others(self, write, tmp_path):
+    def test_can_be_read_by_others(self, write: Any, tmp_path: Any) -> None:
         """A temporary folder is private; what takes its final place has the modes of any other new folder."""
         (tmp_path / "ordinary").mkdir()
         assert write(tmp_path / "bundle").path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 class TestPlace:
-    def test_older_bundle_is_replaced(self, write, tmp_path):
+    def test_older_bundle_is_replaced(self, write: Any, tmp_path: Any) -> None:
         first = write(tmp_path / "bundle")
         (first.path / "model.onnx").write_bytes(b"changed")
         assert verify_manifest(write(tmp_path / "bundle").path) == first.digest
 
-    def test_anything_else_is_refused(self, write, tmp_path):
+    def test_anything_else_is_refused(self, write: Any, tmp_path: Any) -> None:
         (tmp_path / "work").mkdir()
         (tmp_path / "work" / "thesis.txt").write_text("years")
         with pytest.raises(TrainingError, match="is taken by something else"):
             write(tmp_path / "work")
         assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
 
-    def test_failure_leaves_nothing(self, write, tmp_path):
+    def test_failure_leaves_nothing(self, write: Any, tmp_path: Any) -> None:
         with pytest.raises(SourceError, match=r"none\.json: cannot be read"):
             write(tmp_path / "bundle", profile=tmp_path / "none.json")
         assert list(tmp_path.iterdir()) == []
 
-    def test_failure_leaves_the_older_bundle(self, write, tmp_path):
+    def test_failure_leaves_the_older_bundle(self, write: Any, tmp_path: Any) -> None:
         first = write(tmp_path / "bundle")
         with pytest.raises(SourceError):
             write(tmp_path / "bundle", profile=tmp_path / "none.json")
@@ -110,12 +111,12 @@ class TestParity:
     """Real disagreement, made by giving the comparison another fit than the one that was converted."""
 
     @pytest.fixture
-    def wrong(self, data, contracts, monkeypatch):
+    def wrong(self, data: Any, contracts: Any, monkeypatch: Any) -> None:
         other = fit(data, contracts["binary"], TrainSpec(parameters={"max_iter": 3}))
-        original = files.convert
+        original = convert
         monkeypatch.setattr(files, "convert", lambda _: original(other))
 
-    def test_file_that_disagrees_is_dropped_and_the_reason_recorded(self, wrong, write, tmp_path):
+    def test_file_that_disagrees_is_dropped_with_a_reason(self, wrong: Any, write: Any, tmp_path: Any) -> None:
         written = write(tmp_path / "bundle")
         assert written.info.formats == ["skops"]
         assert written.info.parity is None
@@ -123,25 +124,25 @@ class TestParity:
         assert "differs from the pipeline by 0." in written.onnx_note
         assert written.parity.difference > 0.01
 
-    def test_required_file_that_disagrees_fails(self, wrong, write, spec, tmp_path):
+    def test_required_file_that_disagrees_fails(self, wrong: Any, write: Any, spec: Any, tmp_path: Any) -> None:
         with pytest.raises(ParityError, match=r"The ONNX file differs from the pipeline by 0\."):
             write(tmp_path / "bundle", spec=spec.model_copy(update={"onnx": "require"}))
         assert list(tmp_path.iterdir()) == []
 
-    def test_not_a_number_is_no_agreement(self, write, monkeypatch, tmp_path):
+    def test_not_a_number_is_no_agreement(self, write: Any, monkeypatch: Any, tmp_path: Any) -> None:
         monkeypatch.setattr(files, "compare", lambda *_: Parity(difference=float("nan"), flips=0, rows=1))
         assert write(tmp_path / "bundle").info.formats == ["skops"]
 
-    def test_required_file_that_does_not_convert_fails(self, data, contracts, write, tmp_path):
+    def test_required_file_that_never_converts(self, data: Any, contracts: Any, write: Any, tmp_path: Any) -> None:
         spec = TrainSpec(estimator="dummy", onnx="require")
         with pytest.raises(TrainingError, match="'dummy' has no ONNX file: no conversion"):
             write(tmp_path / "bundle", fitted=fit(data, contracts["binary"], spec), spec=spec)
 
-    def test_off(self, write, spec, tmp_path):
+    def test_off(self, write: Any, spec: Any, tmp_path: Any) -> None:
         written = write(tmp_path / "bundle", spec=spec.model_copy(update={"onnx": "off"}))
         assert (written.info.formats, written.onnx_note) == (["skops"], "turned off in the training section")
 
-    def test_value_on_a_threshold_goes_the_same_way(self, data, table, contracts, tmp_path):
+    def test_value_on_a_threshold_goes_the_same_way(self, data: Any, table: Any, contracts: Any, tmp_path: Any) -> None:
         """Each threshold of the trees, rounded to 32 bits, as a feature's value: both files take the same branch."""
         fitted = fit(data, contracts["regression"], TrainSpec(parameters={"max_iter": 40}))
         numbers, texts = fitted.features.arrays(table)
@@ -150,8 +151,8 @@ class TestParity:
         nodes = nodes[(nodes["is_leaf"] == 0) & (nodes["feature_idx"] == 1)]
         numbers = np.repeat(numbers[:1], len(nodes), axis=0)
         numbers[:, fitted.features.numbers.index("distance km")] = nodes["num_threshold"].astype(np.float32)
-        graph = files.onnx_session(files.convert(fitted))
-        rows = {"numbers": numbers, "texts": np.repeat(texts[:1], len(nodes), axis=0)}
+        graph = onnx_session(convert(fitted))
+        rows: dict[str, Any] = {"numbers": numbers, "texts": np.repeat(texts[:1], len(nodes), axis=0)}
         by_graph = graph.run(None, rows)[0].ravel()
         by_pipeline = fitted.pipeline.predict(fitted.features.join(rows["numbers"], rows["texts"]))
         assert len(nodes) > 50
@@ -160,7 +161,7 @@ class TestParity:
 
 class TestMlflowLoadsTheFolder:
     @pytest.fixture
-    def signed(self, write, tmp_path, monkeypatch):
+    def signed(self, write: Any, tmp_path: Any, monkeypatch: Any) -> Any:
         from headway.components.settings import load_settings
         from headway.components.signing import sign_bundle
 
@@ -173,18 +174,18 @@ class TestMlflowLoadsTheFolder:
         sign_bundle(written.path, load_settings().resolved_signing_key)
         return written
 
-    def test_predicts_as_the_bundle_does(self, signed, table):
+    def test_predicts_as_the_bundle_does(self, signed: Any, table: Any) -> None:
         import mlflow.pyfunc
 
         frame = table.to_pandas().head(20)[list(open_skops(signed.path / "model.skops").features.columns)]
         model = mlflow.pyfunc.load_model(str(signed.path))
         found = model.predict(frame)
-        expected = open_onnx(signed.path / "model.onnx").predict(frame)
+        expected: Any = open_onnx(signed.path / "model.onnx").predict(frame)
         assert found["prediction"].tolist() == expected.labels.tolist()
         np.testing.assert_allclose(found["probability"], expected.probabilities[:, 1])
         assert model.metadata.get_input_schema().input_names() == list(frame.columns)
 
-    def test_changed_file_is_refused(self, signed):
+    def test_changed_file_is_refused(self, signed: Any) -> None:
         import mlflow.pyfunc
 
         from headway.components.errors import TrustError
@@ -193,7 +194,7 @@ class TestMlflowLoadsTheFolder:
         with pytest.raises(TrustError, match=r"model\.onnx was changed"):
             mlflow.pyfunc.load_model(str(signed.path))
 
-    def test_note_that_mlflow_adds_is_no_change(self, signed, tmp_path):
+    def test_note_that_mlflow_adds_is_no_change(self, signed: Any, tmp_path: Any) -> None:
         shutil.copytree(signed.path, tmp_path / "copy")
         (tmp_path / "copy" / "registered_model_meta").write_text("model_name: trips\nmodel_version: '1'\n")
         assert verify_manifest(tmp_path / "copy") == signed.digest

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,25 +25,25 @@ CASES = [(name, task) for task in ("binary", "multiclass", "regression") for nam
 NO_ONNX = {"dummy"}
 
 
-def quick(name, **more):
+def quick(name: Any, **more: Any) -> Any:
     return TrainSpec(estimator=name, parameters=QUICK.get(name, {}), **more)
 
 
-def write(tmp_path, table, name="train.parquet"):
+def write(tmp_path: Any, table: Any, name: Any = "train.parquet") -> Any:
     pq.write_table(table, tmp_path / name)
     return tmp_path / name
 
 
-def replace(table, name, values):
+def replace(table: Any, name: Any, values: Any) -> Any:
     return table.set_column(table.column_names.index(name), name, [values])
 
 
 @pytest.fixture(scope="module")
-def bundle(data, contracts, tmp_path_factory):
+def bundle(data: Any, contracts: Any, tmp_path_factory: Any) -> Any:
     """Fit and write each case once."""
     made = {}
 
-    def make(name, task):
+    def make(name: Any, task: Any) -> Any:
         if (name, task) not in made:
             fitted = fit(data, contracts[task], quick(name))
             folder = tmp_path_factory.mktemp(f"{name}-{task}") / "bundle"
@@ -57,7 +58,7 @@ def bundle(data, contracts, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unseen(table):
+def unseen(table: Any) -> Any:
     """Rows with a category that no training row has, and with everything missing that may be."""
     rows = table.slice(0, 20).to_pydict()
     for name in ("heure de départ", "seats", "is holiday", "carrier", "signed up"):
@@ -72,9 +73,9 @@ def unseen(table):
 class TestEveryEstimator:
     """The contract that every entry of the catalogue keeps for each of its tasks."""
 
-    def test_fits_and_predicts_in_the_target_s_own_type(self, bundle, unseen, name, task):
+    def test_fits_and_predicts_in_the_target_s_own_type(self, bundle: Any, unseen: Any, name: Any, task: Any) -> None:
         fitted, written = bundle(name, task)
-        found = open_skops(written.path / "model.skops").predict(unseen)
+        found: Any = open_skops(written.path / "model.skops").predict(unseen)
         assert fitted.task == task
         assert len(found.labels) == 20
         if task == "regression":
@@ -86,7 +87,7 @@ class TestEveryEstimator:
         assert found.labels.dtype == (bool if task == "binary" else object)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1.0, atol=1e-9)
 
-    def test_beats_the_baseline_on_its_own_rows(self, bundle, name, task):
+    def test_beats_the_baseline_on_its_own_rows(self, bundle: Any, name: Any, task: Any) -> None:
         fitted, _ = bundle(name, task)
         if name == "dummy":
             return
@@ -96,11 +97,11 @@ class TestEveryEstimator:
         else:
             assert fitted.metrics["training_accuracy"] > baseline.metrics["training_accuracy"]
 
-    def test_skops_file_holds_known_types_only(self, bundle, name, task):
+    def test_skops_file_holds_known_types_only(self, bundle: Any, name: Any, task: Any) -> None:
         _, written = bundle(name, task)
         assert set(required_types(written.path / "model.skops")) <= set(KNOWN_TYPES)
 
-    def test_onnx_agrees_or_the_reason_is_recorded(self, bundle, unseen, name, task):
+    def test_onnx_agrees_or_the_reason_is_recorded(self, bundle: Any, unseen: Any, name: Any, task: Any) -> None:
         _, written = bundle(name, task)
         if name in NO_ONNX:
             assert written.info.formats == ["skops"]
@@ -109,8 +110,8 @@ class TestEveryEstimator:
         assert written.info.formats == ["onnx", "skops"]
         assert written.onnx_note == ""
         assert written.parity.flips == 0
-        by_skops = open_skops(written.path / "model.skops").predict(unseen)
-        by_onnx = open_onnx(written.path / "model.onnx").predict(unseen)
+        by_skops: Any = open_skops(written.path / "model.skops").predict(unseen)
+        by_onnx: Any = open_onnx(written.path / "model.onnx").predict(unseen)
         if task == "regression":
             np.testing.assert_allclose(by_onnx.labels, by_skops.labels, rtol=1e-4, atol=1e-3)
         else:
@@ -136,7 +137,8 @@ for name in sys.argv[4:]:
 """
     NAMES = ("hist_gradient_boosting", "random_forest", "logistic_regression", "sgd")
 
-    def test_across_processes(self, data, contracts, tmp_path):
+    @pytest.mark.slow
+    def test_across_processes(self, data: Any, contracts: Any, tmp_path: Any) -> None:
         (tmp_path / "contract.yaml").write_text(contracts["multiclass"].dump(), encoding="utf-8")
         digests = []
         for seed in ("1", "2"):
@@ -154,7 +156,7 @@ for name in sys.argv[4:]:
         assert len(digests[0]) == len(set(digests[0])) == len(self.NAMES)
         assert digests[0] == digests[1]
 
-    def test_another_seed_is_another_model(self, data, contracts):
+    def test_another_seed_is_another_model(self, data: Any, contracts: Any) -> None:
         first, second = (
             fit(data, contracts["binary"], quick("random_forest", seed=seed)).metrics["training_log_loss"]
             for seed in (1, 2)
@@ -163,7 +165,7 @@ for name in sys.argv[4:]:
 
 
 class TestPreprocessing:
-    def test_is_learnt_from_the_training_rows_alone(self, data, table, contracts, tmp_path):
+    def test_is_learnt_from_the_training_rows_alone(self, data: Any, table: Any, contracts: Any, tmp_path: Any) -> None:
         """A row's prediction does not depend on which other rows are predicted with it."""
         fitted = fit(data, contracts["binary"], quick("logistic_regression"))
         frame = fitted.features.frame(table)
@@ -171,24 +173,24 @@ class TestPreprocessing:
         alone = np.vstack([fitted.pipeline.predict_proba(frame.iloc[[row]]) for row in range(10)])
         np.testing.assert_allclose(whole[:10], alone, rtol=1e-12)
 
-    def test_median_and_mean_come_from_the_training_rows(self, data, table, contracts):
+    def test_median_and_mean_come_from_the_training_rows(self, data: Any, table: Any, contracts: Any) -> None:
         fitted = fit(data, contracts["binary"], quick("logistic_regression"))
         imputer = fitted.pipeline.named_steps["columns"].named_transformers_["numbers"].named_steps["impute"]
         hours = table["heure de départ"].drop_null().to_numpy().astype(np.float32)
         assert imputer.statistics_[0] == pytest.approx(np.median(hours))
 
-    def test_many_categories_become_the_mean_of_the_target(self, data, contracts):
+    def test_many_categories_become_the_mean_of_the_target(self, data: Any, contracts: Any) -> None:
         fitted = fit(data, contracts["binary"], quick("logistic_regression"))
         columns = fitted.pipeline.named_steps["columns"]
         assert columns.named_transformers_["categories"].categories_[0].tolist() == [MISSING, "AA", "B6", "UA", "日航"]
         assert len(columns.named_transformers_["many_categories"].named_steps["encode"].categories_[0]) > 50
 
-    def test_most_frequent_categories_with_many_classes(self, data, contracts):
+    def test_most_frequent_categories_with_many_classes(self, data: Any, contracts: Any) -> None:
         fitted = fit(data, contracts["multiclass"], quick("logistic_regression", max_categories=7))
         encoder = fitted.pipeline.named_steps["columns"].named_transformers_["many_categories"]
         assert len(encoder.categories_[0]) == 7
 
-    def test_column_that_is_missing_everywhere(self, table, contracts, tmp_path):
+    def test_column_that_is_missing_everywhere(self, table: Any, contracts: Any, tmp_path: Any) -> None:
         empty = replace(table, "seats", pa.nulls(table.num_rows, pa.int64()))
         for name in ("logistic_regression", "hist_gradient_boosting"):
             fitted = fit(write(tmp_path, empty), contracts["binary"], quick(name))
@@ -198,18 +200,18 @@ class TestPreprocessing:
 class TestWeights:
     @pytest.mark.parametrize("name", ["logistic_regression", "gradient_boosting", "mlp"])
     @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-    def test_class_weight_raises_the_rare_class(self, data, table, contracts, name):
+    def test_class_weight_raises_the_rare_class(self, data: Any, table: Any, contracts: Any, name: Any) -> None:
         shares = []
         for weight in (None, {True: 10.0}):
             fitted = fit(data, contracts["binary"], quick(name, class_weight=weight))
             shares.append(fitted.pipeline.predict_proba(fitted.features.frame(table))[:, 1].mean())
         assert shares[1] > shares[0] + 0.02
 
-    def test_balanced_is_the_inverse_of_the_share(self, data, contracts):
+    def test_balanced_is_the_inverse_of_the_share(self, data: Any, contracts: Any) -> None:
         balanced = fit(data, contracts["binary"], quick("naive_bayes", class_weight="balanced"))
         np.testing.assert_allclose(balanced.pipeline.named_steps["model"].class_prior_, [0.5, 0.5])
 
-    def test_column_of_weights(self, table, contract_with, tmp_path):
+    def test_column_of_weights(self, table: Any, contract_with: Any, tmp_path: Any) -> None:
         """A row of weight 0 is as good as absent."""
         contract = contract_with("regression", weight={"type": "number", "role": "weight"})
         zeros = replace(table, "weight", pa.array([0.0] * 200 + [1.0] * 200))
@@ -218,43 +220,43 @@ class TestWeights:
         mean = np.mean(zeros["delay"].to_pylist()[200:])
         assert fitted.pipeline.named_steps["model"].constant_.item() == pytest.approx(mean)
 
-    def test_weights_multiply(self, table, contract_with, tmp_path):
+    def test_weights_multiply(self, table: Any, contract_with: Any, tmp_path: Any) -> None:
         contract = contract_with("binary", weight={"type": "number", "role": "weight"})
         fitted = fit(write(tmp_path, table), contract, quick("naive_bayes", class_weight="balanced"))
         np.testing.assert_allclose(fitted.pipeline.named_steps["model"].class_prior_, [0.5, 0.5])
 
-    def test_estimator_without_weights(self, data, contracts):
+    def test_estimator_without_weights(self, data: Any, contracts: Any) -> None:
         with pytest.raises(ConfigError, match="'knn' takes no weights"):
             fit(data, contracts["binary"], quick("knn", class_weight="balanced"))
 
-    def test_class_that_does_not_exist(self, data, contracts):
+    def test_class_that_does_not_exist(self, data: Any, contracts: Any) -> None:
         with pytest.raises(ConfigError, match="class_weight names the class 'gros' - did you mean 'groß'"):
             fit(data, contracts["multiclass"], quick("naive_bayes", class_weight={"gros": 2.0}))
 
-    def test_class_weight_in_regression(self, data, contracts):
+    def test_class_weight_in_regression(self, data: Any, contracts: Any) -> None:
         with pytest.raises(ConfigError, match="the task is regression"):
             fit(data, contracts["regression"], quick("ridge", class_weight="balanced"))
 
     @pytest.mark.parametrize("bad", [[-1.0] * 400, [0.0] * 400])
-    def test_weights_that_weigh_nothing(self, table, contract_with, tmp_path, bad):
+    def test_weights_that_weigh_nothing(self, table: Any, contract_with: Any, tmp_path: Any, bad: Any) -> None:
         contract = contract_with("binary", weight={"type": "number", "role": "weight"})
         with pytest.raises(TrainingError, match="Weight 'weight' has negative values or only zeros"):
             fit(write(tmp_path, replace(table, "weight", pa.array(bad))), contract, quick("naive_bayes"))
 
 
 class TestEarlyStoppingAndThreads:
-    def test_fewer_iterations(self, data, contracts):
+    def test_fewer_iterations(self, data: Any, contracts: Any) -> None:
         spec = TrainSpec.parse("{early_stopping: {patience: 2}, parameters: {max_iter: 500, learning_rate: 0.5}}")
         assert fit(data, contracts["binary"], spec).metrics["iterations"] < 500
 
-    def test_limit_holds_during_the_fit_and_not_in_the_file(self, data, contracts, monkeypatch):
+    def test_limit_holds_during_the_fit_and_not_in_the_file(self, data: Any, contracts: Any, monkeypatch: Any) -> None:
         from sklearn.ensemble import RandomForestClassifier
-        from threadpoolctl import threadpool_info
+        from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
         seen = []
         original = RandomForestClassifier.fit
 
-        def spy(self, *arguments, **settings):
+        def spy(self: Any, *arguments: Any, **settings: Any) -> Any:
             seen.append((self.n_jobs, {pool["num_threads"] for pool in threadpool_info()}))
             return original(self, *arguments, **settings)
 
@@ -276,12 +278,14 @@ class TestTask:
             ({"type": "number"}, [0.0, 1.0] * 200, "regression", []),
         ],
     )
-    def test_auto(self, table, contract_with, tmp_path, column, values, task, classes):
+    def test_auto(
+        self, table: Any, contract_with: Any, tmp_path: Any, column: Any, values: Any, task: Any, classes: Any
+    ) -> None:
         contract = contract_with("binary", late=column)
         fitted = fit(write(tmp_path, replace(table, "late", pa.array(values))), contract, quick("dummy"))
         assert (fitted.task, fitted.classes) == (task, classes)
 
-    def test_number_as_classes(self, table, contract_with, tmp_path):
+    def test_number_as_classes(self, table: Any, contract_with: Any, tmp_path: Any) -> None:
         contract = contract_with("binary", late={"type": "number"})
         data = write(tmp_path, replace(table, "late", pa.array([0.0, 1.0] * 200)))
         assert fit(data, contract, quick("dummy", task="binary")).classes == [0, 1]
@@ -298,53 +302,55 @@ class TestTask:
             ("auto", "number", [1.0, float("inf")] * 200, "has infinite values"),
         ],
     )
-    def test_target_that_cannot_be_learnt(self, table, contract_with, tmp_path, task, kind, values, message):
+    def test_target_that_cannot_be_learnt(
+        self, table: Any, contract_with: Any, tmp_path: Any, task: Any, kind: Any, values: Any, message: Any
+    ) -> None:
         contract = contract_with("binary", late={"type": kind})
         with pytest.raises(TrainingError, match=message):
             fit(write(tmp_path, replace(table, "late", pa.array(values))), contract, quick("dummy", task=task))
 
-    def test_too_many_classes(self, contract_with, tmp_path, table):
+    def test_too_many_classes(self, contract_with: Any, tmp_path: Any, table: Any) -> None:
         repeated = pa.concat_tables([table] * 3)
         data = write(tmp_path, replace(repeated, "class", pa.array([str(row) for row in range(1200)])))
         with pytest.raises(TrainingError, match="has 1,200 classes"):
             fit(data, contract_with("multiclass"), quick("dummy"))
 
-    def test_string_in_regression(self, data, contracts):
+    def test_string_in_regression(self, data: Any, contracts: Any) -> None:
         with pytest.raises(ConfigError, match="'class' is a string"):
             fit(data, contracts["multiclass"], quick("dummy", task="regression"))
 
 
 class TestWrongInput:
-    def test_no_rows(self, table, contracts, tmp_path):
+    def test_no_rows(self, table: Any, contracts: Any, tmp_path: Any) -> None:
         with pytest.raises(TrainingError, match="0 rows to train on"):
             fit(write(tmp_path, table.slice(0, 0)), contracts["binary"], quick("dummy"))
 
-    def test_no_file(self, contracts, tmp_path):
+    def test_no_file(self, contracts: Any, tmp_path: Any) -> None:
         with pytest.raises(SourceError, match="cannot be read as Parquet"):
             fit(tmp_path / "none.parquet", contracts["binary"], quick("dummy"))
 
-    def test_not_parquet(self, contracts, tmp_path):
+    def test_not_parquet(self, contracts: Any, tmp_path: Any) -> None:
         (tmp_path / "x.parquet").write_text("a,b\n1,2\n")
         with pytest.raises(SourceError, match="cannot be read as Parquet"):
             fit(tmp_path / "x.parquet", contracts["binary"], quick("dummy"))
 
-    def test_missing_columns_are_named(self, table, contracts, tmp_path):
+    def test_missing_columns_are_named(self, table: Any, contracts: Any, tmp_path: Any) -> None:
         with pytest.raises(SourceError, match="no column 'carrier'"):
             fit(write(tmp_path, table.drop_columns(["carrier"])), contracts["binary"], quick("dummy"))
 
-    def test_invalid_parameter_value(self, data, contracts):
+    def test_invalid_parameter_value(self, data: Any, contracts: Any) -> None:
         spec = TrainSpec(parameters={"learning_rate": -1.0})
         with pytest.raises(ConfigError, match=r"The 'learning_rate' parameter .* must be a float in the range"):
             fit(data, contracts["binary"], spec)
 
-    def test_combination_that_the_library_refuses(self, data, contracts):
+    def test_combination_that_the_library_refuses(self, data: Any, contracts: Any) -> None:
         spec = TrainSpec(estimator="logistic_regression", parameters={"solver": "lbfgs", "l1_ratio": 1.0})
         with pytest.raises(TrainingError, match="'logistic_regression' could not be fitted"):
             fit(data, contracts["binary"], spec)
 
 
 class TestOutsideTheCatalogue:
-    def test_dotted_path_fits_and_writes(self, data, contracts, tmp_path):
+    def test_dotted_path_fits_and_writes(self, data: Any, contracts: Any, tmp_path: Any) -> None:
         spec = TrainSpec(estimator="sklearn.linear_model.HuberRegressor", parameters={"max_iter": 1000})
         fitted = fit(data, contracts["regression"], spec)
         lineage = Lineage(data_digest="d", contract_digest="c")
@@ -355,7 +361,7 @@ class TestOutsideTheCatalogue:
         assert written.info.formats[-1] == "skops"
         assert fitted.metrics["training_r2"] > 0.5
 
-    def test_estimator_without_probabilities(self, data, table, contracts, tmp_path):
+    def test_estimator_without_probabilities(self, data: Any, table: Any, contracts: Any, tmp_path: Any) -> None:
         spec = TrainSpec(estimator="sklearn.svm.LinearSVC")
         fitted = fit(data, contracts["binary"], spec)
         lineage = Lineage(data_digest="d", contract_digest="c")
@@ -368,7 +374,7 @@ class TestOutsideTheCatalogue:
         assert found.labels.dtype == bool
 
 
-def test_the_known_types_are_all_needed(data, contracts, bundle, tmp_path):
+def test_the_known_types_are_all_needed(data: Any, contracts: Any, bundle: Any, tmp_path: Any) -> None:
     """No type stays on the list that no estimator of the catalogue needs."""
     from headway.components.train.skops_file import write_skops
 

@@ -50,7 +50,9 @@ class Engine:
         self.folder, self.workers, self.compiled = folder, workers, compiled
         self.runs = 0
 
-    def __call__(self, name: str, *, cached: bool = True, on_change: Any = None, **arguments: Any) -> dict[str, list[Step]]:
+    def __call__(
+        self, name: str, *, cached: bool = True, on_change: Any = None, **arguments: Any
+    ) -> dict[str, list[Step]]:
         self.runs += 1
         cache = ContentCache(self.folder / "cache", run=f"run-{self.runs}") if cached else None
         self.steps = Steps([], on_change or (lambda step: None))
