@@ -1,8 +1,8 @@
 """Open MLflow, and make the embedded platform's database whole or not at all.
 
-MLflow makes its tables one by one. A process killed in between leaves a file that no later one can open, and
-two that start on a new file fail each other. So the tables are made in a file of their own, which then takes the name in
-one step: whoever is first wins, and the others open what is there.
+MLflow makes its tables one by one. A process killed in between leaves a file that no later one can open, and two that
+start on a new file fail each other. So the tables are made in a file of their own, which then takes the name in one
+step: whoever is first wins, and the others open what is there.
 """
 
 import os

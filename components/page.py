@@ -66,9 +66,8 @@ def page(
         lead: A sentence or two below it; plain text, or `Raw` HTML.
         sections: The parts, whose bodies are HTML made by the functions of this module.
     """
-    return _template().render(
-        title=title, headline=headline, status=status, lead=Raw(_cell(lead)), sections=list(sections)
-    )
+    values = {"title": title, "headline": headline, "status": status, "lead": _cell(lead), "sections": list(sections)}
+    return str(_template().render(values))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Iterable[int] = ()) -> str:

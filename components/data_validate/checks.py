@@ -37,6 +37,8 @@ KEYS_AT_ONCE = 4_000_000
 """A uniqueness check holds the keys of about so many rows at once; a longer table is read once for each share."""
 MOST_KEY_PASSES = 64
 """A table beyond KEYS_AT_ONCE times this is left to DuckDB's spilling."""
+LOOKED_AT_FIRST = 262_144
+"""Example rows are first looked for among so many rows of a part."""
 UNSEEN_SHOWN = 10
 VALUE_LENGTH = 200
 REASON, ROW, PART = "_reason", "_row", "_part"
@@ -287,14 +289,15 @@ class _Check:
         name = f"repeated{self.rules}"
         self._execute(f"CREATE TEMP TABLE {name} (p INTEGER, r BIGINT)")
         for share in _shares(self.table.rows, keys):
-            groups = f"SELECT {keys}, min((p::BIGINT << 48) + r) AS first FROM ({source}) {share} GROUP BY {keys}"
-            repeated = f"SELECT * FROM ({groups} HAVING count(*) > 1)"
-            # A count first: the rows themselves are wanted only when there are some.
-            if self._execute(f"SELECT 1 FROM ({repeated}) LIMIT 1"):
-                self._execute(
-                    f"INSERT INTO {name} SELECT p, r FROM ({source}) JOIN ({repeated}) USING ({keys}) "
-                    "WHERE (p::BIGINT << 48) + r > first"
+            grouped = f"SELECT {keys} FROM ({source}) {share} GROUP BY {keys} HAVING count(*) > 1"
+            self._execute(f"CREATE OR REPLACE TEMP TABLE keys AS {grouped}")
+            if self._execute("SELECT 1 FROM keys LIMIT 1"):
+                # Which row came first matters only for the keys that do repeat: usually few.
+                ranked = (
+                    f"SELECT p, r, row_number() OVER (PARTITION BY {keys} ORDER BY p, r) AS place "
+                    f"FROM ({source}) SEMI JOIN keys USING ({keys})"
                 )
+                self._execute(f"INSERT INTO {name} SELECT p, r FROM ({ranked}) WHERE place > 1")
         subject = " and ".join(names)
         shown = ", ".join(f"coalesce(CAST({value} AS VARCHAR), '')" for value in values)
         self._add_listed(
@@ -429,17 +432,24 @@ class _Check:
 
     def _first_rows(self, p: int, wanted: list[int]) -> list[list[int]]:
         """The numbers of the first rows of a part that break each of some rules."""
+        expected = {i: min(self.broken[i].failed[p], self.examples) for i in wanted}
         inside = [i for i in wanted if not self.broken[i].rows_in]
-        first: dict[int, list[int]] = {}
-        if inside:
-            items = [f"min(r, {self.examples}) FILTER ({self.broken[i].condition(p)})" for i in inside]
-            rows = self._execute(f"SELECT {', '.join(items)} FROM {self.table.parts[p].typed(self.contract)}")
-            first = dict(zip(inside, rows[0], strict=True))
+        # Most rules that are broken at all are broken early; only the others are looked for in the whole part.
+        first = self._search(p, inside, f" WHERE r < {LOOKED_AT_FIRST}")
+        rare = [i for i in inside if len(first[i]) < expected[i]]
+        first |= self._search(p, rare, "")
         for i in wanted:
             if i not in first:
                 listed = f"SELECT r FROM {self.broken[i].rows_in} WHERE p = {p} ORDER BY r LIMIT {self.examples}"
                 first[i] = [row[0] for row in self._execute(listed)]
         return [first[i] for i in wanted]
+
+    def _search(self, p: int, rules: list[int], where: str) -> dict[int, list[int]]:
+        if not rules:
+            return {}
+        items = [f"min(r, {self.examples}) FILTER ({self.broken[i].condition(p)})" for i in rules]
+        found = self._execute(f"SELECT {', '.join(items)} FROM {self.table.parts[p].typed(self.contract)}{where}")[0]
+        return {i: rows or [] for i, rows in zip(rules, found, strict=True)}
 
     def _shown(
         self, p: int, wanted: list[int], rows: set[int]
@@ -564,6 +574,8 @@ def _can_fail(rule: RowRule, part: Part) -> bool:
     """Whether a part can break a rule at all; what cannot is not counted."""
     if not part.rows:
         return False
+    if rule.max_share >= 1.0:
+        return False
     if rule.column is None:
         return True
     reading = part.readings.get(rule.column)
@@ -595,7 +607,7 @@ def _free(name: str, taken: Iterable[str]) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.001 else f"{share:.2g}" if share == 0 else f"{100 * share:.2g}%"
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.2g}%"
 
 
 def _age(seconds: float) -> str:

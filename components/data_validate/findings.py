@@ -60,9 +60,12 @@ class Finding(Config):
     @property
     def message(self) -> str:
         """The finding as one line."""
-        places = ", ".join(f"{count:,} in {part}" for part, count in self.parts.items())
-        inside = f" ({places})" if len(self.parts) > 1 else f" (in {places.split(' in ')[-1]})" if places else ""
-        return f"{self.subject}: {self.rule}: {self.got}{inside}; expected {self.expected}{self._first_example()}"
+        if len(self.parts) == 1:
+            places = f" (in {next(iter(self.parts))})"
+        else:
+            places = ", ".join(f"{count:,} in {part}" for part, count in self.parts.items())
+            places = f" ({places})" if places else ""
+        return f"{self.subject}: {self.rule}: {self.got}{places}; expected {self.expected}{self._first_example()}"
 
     def _first_example(self) -> str:
         if not self.examples:

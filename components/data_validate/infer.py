@@ -35,7 +35,7 @@ from headway.components.data_validate.contract import (
     Rows,
     Values,
 )
-from headway.components.data_validate.table import quote_name, quote_text
+from headway.components.data_validate.table import quote_name, quote_text, without_nan
 from headway.components.errors import SourceError, UnknownNameError, UsageError
 
 MAX_VALUES = 50
@@ -207,8 +207,10 @@ def _measure(path: Path, target: str | None) -> tuple[dict[str, _Seen], list[str
     """Every pass over the file; also a sentence for each column that a contract cannot describe."""
     import duckdb
 
+    from headway.components.ingest.files import missing_file
+
     if not path.is_file():
-        raise SourceError(f"{path}: no such file", expected="a Parquet or CSV file")
+        raise SourceError(f"{path}: is a folder", expected="one file") if path.is_dir() else missing_file(path)
     with tempfile.TemporaryDirectory(prefix="headway-infer-") as spill, duckdb.connect(":memory:") as connection:
         connection.execute(f"SET temp_directory = {quote_text(spill)}")
         connection.execute("SET TimeZone = 'UTC'")
@@ -220,8 +222,7 @@ def _measure(path: Path, target: str | None) -> tuple[dict[str, _Seen], list[str
 
 
 def _measure_all(connection: Any, path: Path, target: str | None) -> tuple[dict[str, _Seen], list[str]]:
-    with path.open("rb") as file:
-        parquet = file.read(4) == b"PAR1"
+    parquet = _is_parquet(path)
     # A CSV comes as texts, exactly as the checks read it: what a text is, is decided here, on every row.
     scan = "read_parquet({})" if parquet else "read_csv({}, all_varchar = true, header = true)"
     connection.execute(f"CREATE VIEW data AS SELECT * FROM {scan.format(quote_text(str(path)))}")  # noqa: S608
@@ -239,6 +240,19 @@ def _measure_all(connection: Any, path: Path, target: str | None) -> tuple[dict[
     for some in groups:
         _second_pass(connection, some, target_column)
     return {column.name: column for column in columns}, skipped
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether it is Parquet; what is not must be CSV with a sound header."""
+    from headway.components.ingest.readers import check_header
+
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            return True
+    if path.suffix.lower() in (".parquet", ".pq"):
+        raise SourceError(f"{path}: not a Parquet file, whatever its name says", expected="a whole Parquet file")
+    check_header(path)
+    return False
 
 
 def _columns(described: Sequence[Sequence[str]]) -> tuple[list[_Seen], list[str]]:
@@ -269,10 +283,7 @@ def _kind(column: str, sql_type: str) -> tuple[ColumnType | None, str]:
 
 
 def _number(column: str) -> str:
-    # NaN is a missing number, to the checks and to a model. Not asked with isnan, because DuckDB answers that from the
-    # file's own statistics, which leave NaN out.
-    number = f"CAST({column} AS DOUBLE)"
-    return f"CASE WHEN isfinite({number}) OR isinf({number}) THEN {number} END"
+    return without_nan(f"CAST({column} AS DOUBLE)")
 
 
 def _settle_texts(connection: Any, columns: Sequence[_Seen], *, numbers: bool) -> None:

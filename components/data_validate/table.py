@@ -104,7 +104,7 @@ class Part:
                 continue
             value = reading.value
             if column.type is ColumnType.NUMBER:
-                value = f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
+                value = without_nan(value)
             items += [f"{value} AS v{i}", f"{reading.value} AS o{i}", f"{reading.missing} AS m{i}"]
             items += [f"{reading.unreadable or 'false'} AS b{i}", f"{reading.raw} AS x{i}"]
         return f"(SELECT {', '.join(items)} FROM {self.source}) AS typed"
@@ -214,6 +214,19 @@ def quote_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def is_nan(value: str) -> str:
+    """SQL that says whether a floating-point value is NaN.
+
+    Not `isnan`: DuckDB answers that from a Parquet file's statistics, and those of pyarrow leave NaN out.
+    """
+    return f"(NOT isfinite({value}) AND NOT isinf({value}))"
+
+
+def without_nan(value: str) -> str:
+    """SQL for a floating-point value with NULL in the place of NaN: both are a missing number."""
+    return f"CASE WHEN isfinite({value}) OR isinf({value}) THEN {value} END"
+
+
 def copy_to(connection: "duckdb.DuckDBPyConnection", query: str, path: Path) -> None:
     """Write a query's rows, in their order, as one Parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,9 +246,10 @@ def _lock(connection: "duckdb.DuckDBPyConnection", files: Iterable[Path], folder
 def _open_part(
     connection: "duckdb.DuckDBPyConnection", contract: Contract, name: str, path: Path, scratch: Path
 ) -> Part:
+    from headway.components.ingest.files import missing_file
+
     if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "no such file"
-        raise SourceError(f"{path}: {kind}", expected="a Parquet or CSV file")
+        raise SourceError(f"{path}: is a folder", expected="one file") if path.is_dir() else missing_file(path)
     if path.suffix.lower() in (".csv", ".tsv") or path.name.lower().endswith((".csv.gz", ".tsv.gz")):
         path = _from_csv(connection, path, scratch.with_suffix(".parquet"))
     elif any(character in str(path) for character in "*?[]{}"):
@@ -283,6 +297,9 @@ def _from_csv(connection: "duckdb.DuckDBPyConnection", path: Path, to: Path) -> 
     """Turn CSV into Parquet with every value as text: the contract's types then decide what can be read."""
     import duckdb
 
+    from headway.components.ingest.readers import check_header
+
+    check_header(path)
     try:
         copy_to(connection, f"SELECT * FROM read_csv({quote_text(str(path))}, all_varchar = true, header = true)", to)
     except duckdb.Error as error:
@@ -294,14 +311,14 @@ def _reading(kind: ColumnType, physical: str, column: str) -> Reading:
     """How a column of a physical type is read as one of the contract's types."""
     missing = f"({column} IS NULL)"
     if physical in ("FLOAT", "DOUBLE"):
-        missing = f"({column} IS NULL OR isnan({column}))"
+        missing = f"({column} IS NULL OR {is_nan(column)})"
     if physical == CANONICAL[kind]:
         return Reading(column, column, missing, None, True)
     value = _cast(kind, physical, column)
     if value is None:
         return Reading(column, f"CAST(NULL AS {CANONICAL[kind]})", missing, f"NOT {missing}", False)
     if kind is ColumnType.NUMBER and physical == "VARCHAR":
-        missing = f"({column} IS NULL OR coalesce(isnan({value}), false))"
+        missing = f"({column} IS NULL OR coalesce({is_nan(value)}, false))"
     return Reading(column, value, missing, f"(NOT {missing} AND {value} IS NULL)", False)
 
 
@@ -322,7 +339,7 @@ def _cast(kind: ColumnType, physical: str, column: str) -> str | None:
         (ColumnType.BOOLEAN, "text"): f"TRY_CAST({column} AS BOOLEAN)",
         (ColumnType.STRING, "integer"): f"CAST({column} AS VARCHAR)",
         (ColumnType.STRING, "real"): (
-            f"(CASE WHEN NOT isnan(CAST({column} AS DOUBLE)) THEN CAST({column} AS VARCHAR) END)"
+            f"(CASE WHEN NOT {is_nan(f'CAST({column} AS DOUBLE)')} THEN CAST({column} AS VARCHAR) END)"
         ),
         (ColumnType.STRING, "boolean"): f"CAST({column} AS VARCHAR)",
         (ColumnType.STRING, "text"): f"CAST({column} AS VARCHAR)",

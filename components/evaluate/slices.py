@@ -175,7 +175,7 @@ def _by_condition(one: Slice, table: "pa.Table", contract: Contract) -> Part:
     import pyarrow as pa
 
     from headway.components.data_validate import expressions
-    from headway.components.data_validate.table import CANONICAL, quote_name
+    from headway.components.data_validate.table import CANONICAL, quote_name, without_nan
 
     with _closed_connection() as connection:
         # The guard leaves a result open, and DuckDB wants none open on a connection that registers a table.
@@ -185,7 +185,7 @@ def _by_condition(one: Slice, table: "pa.Table", contract: Contract) -> Part:
             if name in table.column_names:
                 value = f"CAST({quote_name(name)} AS {CANONICAL[column.type]})"
                 if column.type is ColumnType.NUMBER:
-                    value = f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
+                    value = without_nan(value)
                 columns.append(f"{value} AS v{number}")
         connection.register(_FRAME, table.append_column(_ROW, pa.array(np.arange(table.num_rows))))
         typed = f"(SELECT {', '.join(columns)} FROM {_FRAME})"  # noqa: S608 - quoted names only

@@ -7,7 +7,7 @@ import decimal
 import functools
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,10 +166,7 @@ def _write(result: Any, names: Sequence[str], workspace: Path) -> list[_Part]:
         rows = result.fetchmany(_ROWS_AT_ONCE)
         while rows or not parts:
             columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-            found = [
-                functools.reduce(_wider, {_kind(name, value) for value in values}, "null")
-                for name, values in zip(names, columns, strict=True)
-            ]
+            found = [kind_of(name, values) for name, values in zip(names, columns, strict=True)]
             before = parts[-1].kinds if parts else tuple(found)
             kinds = tuple(_wider(old, new) for old, new in zip(before, found, strict=True))
             if writer is None or kinds != before:
@@ -179,7 +176,7 @@ def _write(result: Any, names: Sequence[str], workspace: Path) -> list[_Part]:
                 schema = pa.schema([(name, _arrow_type(kind)) for name, kind in zip(names, kinds, strict=True)])
                 writer = pq.ParquetWriter(parts[-1].path, schema, compression="snappy")
             arrays = [
-                pa.array([_plain(value, kind) for value in values], type=_arrow_type(kind))
+                pa.array([plain(value, kind) for value in values], type=_arrow_type(kind))
                 for values, kind in zip(columns, kinds, strict=True)
             ]
             writer.write_table(pa.table(arrays, schema=writer.schema))
@@ -188,6 +185,15 @@ def _write(result: Any, names: Sequence[str], workspace: Path) -> list[_Part]:
         if writer is not None:
             writer.close()
     return parts
+
+
+def kind_of(name: str, values: Iterable[Any]) -> str:
+    """The narrowest kind that holds all values of a column: null, boolean, integer, number, timestamp or string.
+
+    Raises:
+        SourceError: A value is of no such kind.
+    """
+    return functools.reduce(_wider, {_kind(name, value) for value in values}, "null")
 
 
 def _wider(one: str, other: str) -> str:
@@ -213,7 +219,7 @@ def _kind(name: str, value: Any) -> str:
     )
 
 
-def _plain(value: Any, kind: str) -> Any:
+def plain(value: Any, kind: str) -> Any:
     """A value as the Python type that Arrow takes for the kind."""
     if value is None:
         return None

@@ -91,7 +91,7 @@ def find(uri: str, base: Path) -> list[SourceFile]:
         if not found:
             raise SourceError(f"{path}: no file has such a name", expected="a pattern that at least one file matches")
         return [SourceFile(file, str(file)) for file in found]
-    raise _missing(path)
+    raise missing_file(path)
 
 
 def is_remote(uri: str) -> bool:
@@ -229,7 +229,7 @@ def _in_package(uri: str) -> SourceFile:
     if not path.resolve().is_relative_to(root):
         raise SourceError(f"{uri}: leads out of the package", expected="a path inside the package")
     if not path.is_file():
-        raise _missing(path, shown=uri)
+        raise missing_file(path, shown=uri)
     return SourceFile(path, uri, _package_version(name))
 
 
@@ -253,7 +253,13 @@ def _in_folder(folder: Path) -> list[SourceFile]:
     return found
 
 
-def _missing(path: Path, shown: str | None = None) -> SourceError:
+def missing_file(path: Path, shown: str | None = None) -> SourceError:
+    """The error for a file that is not there, with the near names of its folder.
+
+    Args:
+        path: The file.
+        shown: What the message calls it, if not by its path.
+    """
     folder = path.parent
     if not folder.is_dir():
         return SourceError(f"{shown or path}: no such file; there is no folder {folder} either")

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from headway.components.data_validate.contract import ColumnType
@@ -115,6 +116,15 @@ def csv_error(text: str, files: Sequence[SourceFile]) -> SourceError:
             expected='a quote inside a quoted value written twice ("")',
         )
     return SourceError(f"{place}: not readable as CSV ({text.splitlines()[0]})")
+
+
+def check_header(path: Path, delimiter: str = "") -> list[str]:
+    """The column names of a CSV file.
+
+    Raises:
+        SourceError: It is empty, not text, or its columns cannot be told apart.
+    """
+    return _header(SourceFile(path, str(path)), delimiter)
 
 
 def _delimiter(file: SourceFile, delimiter: str) -> str:

@@ -254,13 +254,9 @@ def _one_select(connection: Any, query: str) -> str:
     import duckdb
 
     statements = connection.extract_statements(query)
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise SourceError(
-            f"source.query holds {len(statements)} statements of which the first is a {statements[0].type.name}"
-            if statements
-            else "source.query holds no statement",
-            expected="one SELECT",
-        )
+    kinds = [statement.type.name for statement in statements]
+    if kinds != [duckdb.StatementType.SELECT.name]:
+        raise SourceError(f"source.query is {' and '.join(kinds) or 'empty'}", expected="one SELECT")
     return str(statements[0].query).strip().rstrip(";").rstrip()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.components.errors import PlatformError, RegistryError, UnknownNameError
+from headway.components.mlflow_store import open_client
 from headway.components.register import names
 from headway.components.register.ledger import without_secrets
 from headway.components.settings import Settings
@@ -71,12 +72,8 @@ class Store:
     def client(self) -> "MlflowClient":
         """The MLflow client, made at first use: importing MLflow takes seconds."""
         if self._client is None:
-            from mlflow import MlflowClient
-
-            uri = self.settings.resolved_tracking_uri
-            self._make_home(uri)
             with self.errors(), quiet():
-                self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+                self._client = open_client(self.settings.resolved_tracking_uri)
         return self._client
 
     # ---- reading
@@ -240,11 +237,6 @@ class Store:
         run = self.client.create_run(experiment.experiment_id, run_name=f"register {name}")
         self.client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
-
-    def _make_home(self, uri: str) -> None:
-        """SQLite does not make the folder of its file."""
-        if uri.startswith("sqlite:////"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def main() -> None:
         runs += [measure(tool, "synthetic", small) for tool in ("headway", "pandera")]
         runs += [measure("great_expectations", name, path) for name, path in (tables[0], ("synthetic", small))]
     agree(runs)
-    print(json.dumps(runs, indent=2) if arguments.json else text(runs))  # noqa: T201
+    print(json.dumps(runs, indent=2) if arguments.json else text(runs))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -145,7 +145,7 @@ def measure(tool: str, table: str, path: Path) -> dict[str, Any]:
     """One run in a process of its own."""
     python = sys.executable if tool == "headway" else environment(tool)
     command = [python, __file__, "--worker", tool, "--table", table, "--path", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own script
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{tool} on {path.name} failed:\n{done.stderr[-2_000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -156,8 +156,8 @@ def environment(tool: str) -> str:
     """The interpreter of a peer's own virtual environment, made on first use."""
     python = BENCH / f"venv-{tool}" / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)  # noqa: S603
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS[tool]], check=True)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS[tool]], check=True)
     return str(python)
 
 
@@ -168,7 +168,7 @@ def worker(tool: str, table: str, path: Path) -> None:
     # ru_maxrss is in KiB on Linux, in bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform != "darwin" else 2**20)
     found = {"tool": tool, "version": version(tool), "table": table, "rows": rows, "seconds": seconds}
-    print(json.dumps(found | {"peak_mb": peak, "failed": failed}))  # noqa: T201
+    print(json.dumps(found | {"peak_mb": peak, "failed": failed}))
 
 
 def name_of(rule: Rule) -> str:
@@ -291,7 +291,7 @@ def with_great_expectations(rules: list[Rule], path: Path) -> tuple[int, float, 
             if rule[0] == "unique"
             else count
         )
-    assert len(found) == len(rules)  # noqa: S101
+    assert len(found) == len(rules)
     return len(table), seconds, failed
 
 

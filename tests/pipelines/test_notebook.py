@@ -51,6 +51,6 @@ class TestSubmittingFromANotebook:
         assert submission.wait(timeout=60).refresh().succeeded
 
     def test_says_when_it_did_not_end_in_time(self, fake: FakeKfp, toy: Path) -> None:
-        fake.states = ["PENDING"]
+        fake.script = ["PENDING"]
         with pytest.raises(PipelineError):
             submit("toy", endpoint=fake.url).wait(timeout=0.2)

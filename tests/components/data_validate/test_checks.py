@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from headway.components.data_validate import checks
 from headway.components.data_validate.checks import check_table
 from headway.components.data_validate.contract import Contract
 from headway.components.data_validate.findings import CheckReport, Finding
+from headway.components.data_validate.generate import generate
 from headway.components.errors import ConfigError, ContractViolation, SourceError, UsageError
+from tests.components.data_validate.contracts import contracts
 
 NOW = dt.datetime(2024, 1, 2)
 
@@ -510,3 +512,26 @@ def test_repeats_and_steps_back_agree_with_plain_python(tmp_path: Path, values: 
     }
     found = {finding.rule: finding.failed for finding in check_table(contract({"i": column}), data).findings}
     assert found == {rule: count for rule, count in expected.items() if count}
+
+
+@given(declared=contracts(), rows=st.integers(1, 60), seed=st.integers(0, 1_000))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_table_made_for_a_contract_passes_and_goes_on_unchanged(
+    tmp_path: Path, declared: Contract, rows: int, seed: int
+) -> None:
+    try:
+        table = generate(declared, rows, seed)
+    except UsageError:
+        assume(False)
+    pq.write_table(table, tmp_path / "t.parquet")
+    report = check_table(declared, tmp_path / "t.parquet", clean=tmp_path / "c.parquet")
+    assert report.lines()[1:] == []
+    assert pq.read_table(tmp_path / "c.parquet").equals(table)
+
+
+def test_a_nan_is_missing_even_where_the_files_statistics_leave_it_out(tmp_path: Path) -> None:
+    path = tmp_path / "nan.parquet"
+    pq.write_table(pa.table({"x": [1.0, 2.0, float("nan")]}), path)
+    contract = Contract.parse("{name: t, columns: {x: {type: number, range: {max: 10}}}}")
+    report = check_table(contract, path)
+    assert [(finding.rule, finding.failed) for finding in report.findings] == [("missing", 1)]
