@@ -3,15 +3,33 @@
 A page that people write by hand goes stale at the first change; this one cannot, since `make check` compares it.
 """
 
+import importlib
 import inspect
 import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 import headway.components as catalogue
 
 _ROOT = Path(__file__).parent
+_SECTIONS = {
+    "ingest": ("ingest.sources.Source", "ingest.split.Split", "ingest.leakage.LeakageSettings"),
+    "data_validate": ("data_validate.contract.Contract", "data_validate.contract.Column"),
+    "train": ("train.estimators.TrainSpec",),
+    "evaluate": (
+        "evaluate.gate.EvaluationSpec",
+        "evaluate.gate.Threshold",
+        "evaluate.slices.Slice",
+        "evaluate.gate.ChampionRule",
+        "evaluate.bootstrap.Bootstrap",
+    ),
+    "register": ("trust.Policy", "trust.Signer"),
+}
+"""The documents that people write for a component, shown with their keys."""
 _NOTICE = "<!-- Made by `make docs` from the component's signature and docstring. -->"
 
 
@@ -32,6 +50,7 @@ def _readme(folder: str, components: list[Any]) -> str:
     package = inspect.getdoc(sys.modules[f"headway.components.{folder}"]) or ""
     parts = [f"# {folder}", _NOTICE, package]
     parts += [_component(component) for component in components]
+    parts += [_section(path) for path in _SECTIONS.get(folder, ())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -53,6 +72,58 @@ def _component(component: Any) -> str:
     if outputs:
         parts.append(_table(("output", "type", "what it is"), outputs))
     return "\n\n".join(part for part in parts if part)
+
+
+def _section(path: str) -> str:
+    """A document's keys, types, defaults and docstrings."""
+    module, _, name = path.rpartition(".")
+    document = getattr(importlib.import_module(f"headway.components.{module}"), name)
+    rows = [
+        (key, f"`{_type_text(field.annotation)}`", _shown_default(field), _one_line(field.description) or _told(field))
+        for key, field in document.model_fields.items()
+    ]
+    text = (inspect.getdoc(document) or "").split("\n\n")[0]
+    return f"## {name}\n\n{_one_line(text)}\n\n{_table(('key', 'type', 'default', 'what it is'), rows)}"
+
+
+def _type_text(annotation: Any) -> str:
+    """An annotation as people read it, without the checks that pydantic finds in it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_text(arguments[0])
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type_text(argument) for argument in arguments if argument is not type(None))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(_type_text, arguments))}]"
+    return "any" if annotation is Any else str(annotation.__name__)
+
+
+def _told(field: Any) -> str:
+    """What the document inside a field says of itself, for a field that says nothing."""
+    inner = [kind for kind in _leaves(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return _one_line((inspect.getdoc(inner[0]) or "").split("\n\n")[0]) if inner else ""
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    return [leaf for argument in arguments for leaf in _leaves(argument)] if arguments else [annotation]
+
+
+def _shown_default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    if default is None or default in ("", [], {}):
+        return "none"
+    if isinstance(default, BaseModel):
+        return "its own defaults"
+    return f"`{getattr(default, 'value', default)!r}`".replace("'", '"')
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def _use(function: Any) -> str:

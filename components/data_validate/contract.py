@@ -238,6 +238,7 @@ class Column(Config):
     unit: str = ""
     """The unit of a number, for people."""
     description: str = ""
+    """What the column means, for people."""
 
     @model_validator(mode="after")
     def _rules_fit_the_type(self) -> Self:
@@ -323,7 +324,9 @@ class Contract(Config):
     document: ClassVar[str] = "contract"
 
     name: str = Field(min_length=1, max_length=200)
+    """What messages and reports call it, usually the model's name."""
     description: str = ""
+    """What the table is, for people."""
     columns: dict[ColumnName, Column] = Field(min_length=1, max_length=MAX_COLUMNS)
     """The columns by name, in the order in which the model takes them."""
     target: str | None = None

@@ -78,6 +78,7 @@ class Threshold(Config):
     document: ClassVar[str] = "threshold"
 
     metric: str
+    """The metric that is bounded."""
     min: float | None = None
     """Smallest value allowed; for metrics where higher is better."""
     max: float | None = None
@@ -102,6 +103,7 @@ class ChampionRule(Config):
     document: ClassVar[str] = "champion rule"
 
     metric: str
+    """The metric that candidate and champion are compared by."""
     min_improvement: float | None = Field(default=None, ge=0)
     """How much better it must be, in units of the metric."""
     max_regression: float | None = Field(default=None, ge=0)

@@ -32,6 +32,7 @@ class Slice(Config):
     document: ClassVar[str] = "slice"
 
     name: str = Field(min_length=1, max_length=100)
+    """What thresholds and reports call it."""
     column: str | None = None
     """One slice for each value of this column."""
     where: str | None = Field(default=None, min_length=1, max_length=4_000)

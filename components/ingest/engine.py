@@ -3,7 +3,8 @@
 # ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,27 @@ def connect(workspace: Path, *, memory: str = MEMORY) -> Any:
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = false")
     return connection
+
+
+@contextmanager
+def memory_errors(label: str) -> Iterator[None]:
+    """Turn the engine's lack of memory or disk into an error that says what to do.
+
+    Args:
+        label: What is being read.
+
+    Raises:
+        SourceError: In the place of DuckDB's error.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise SourceError(
+            f"{label}: needs more memory or temporary disk space than there is ({str(error).splitlines()[0]})",
+            fix="give the step more memory and disk, or select fewer columns",
+        ) from None
 
 
 def confine(connection: Any, folder: Path) -> None:

@@ -115,12 +115,7 @@ def ingest(
         if not table.rows:
             raise SourceError(f"{source.label}: has columns but no rows", expected="at least one row")
         index = build_index(table, contract, check_column(split, contract, table), workspace=workspace)
-        connection = engine.connect(workspace, memory=memory)
-        try:
-            assignment = assign(connection, index, split, workspace=workspace)
-            findings = overlap_findings(connection, index, assignment.path, contract, split.leakage)
-        finally:
-            connection.close()
+        assignment, findings = _divide(index, split, contract, workspace=workspace, memory=memory, label=source.label)
         parts = _write_parts(table, index, assignment, paths)
         if contract is not None:
             findings += suspicious_features(train, contract, settings=split.leakage)
@@ -134,6 +129,19 @@ def ingest(
         findings=tuple(findings),
         seconds=time.monotonic() - started,
     )
+
+
+def _divide(
+    index: RowIndex, split: Split, contract: Contract | None, *, workspace: Path, memory: str, label: str
+) -> tuple[Assignment, list[Finding]]:
+    """Assign each row to a part, and look for rows on both sides."""
+    connection = engine.connect(workspace, memory=memory)
+    try:
+        with engine.memory_errors(label):
+            assignment = assign(connection, index, split, workspace=workspace)
+            return assignment, overlap_findings(connection, index, assignment.path, contract, split.leakage)
+    finally:
+        connection.close()
 
 
 def run(source: str, split: str, contract: str, *, train: str, validation: str, holdout: str) -> IngestResult:

@@ -206,7 +206,7 @@ def overlap_findings(
     lanes = "identity_0, identity_1" if index.keyed else "features_0, features_1"
     shared = connection.execute(
         f"SELECT count(*) FROM (SELECT {lanes} FROM {index.sql} AS rows "
-        f"JOIN read_parquet({literal(str(assignment))}, file_row_number = true) AS parts USING (file_row_number) "
+        f"POSITIONAL JOIN read_parquet({literal(str(assignment))}) AS parts "
         f"GROUP BY {lanes} HAVING min(part) < max(part))"
     ).fetchone()[0]
     if not shared:

@@ -270,16 +270,12 @@ def _engine_errors(source: Source, files: Sequence[SourceFile]) -> Iterator[None
     import duckdb
 
     try:
-        yield
+        with engine.memory_errors(source.label):
+            yield
     except duckdb.Error as error:
         text = str(error)
         if isinstance(error, duckdb.InvalidInputException) and files and "CSV Error" in text:
             raise csv_error(text, files) from None
-        if isinstance(error, duckdb.OutOfMemoryException):
-            raise SourceError(
-                f"{source.label}: needs more memory or temporary disk space than there is ({text.splitlines()[0]})",
-                fix="give the step more memory and disk, or select fewer columns",
-            ) from None
         lines = [line.strip() for line in text.splitlines() if line.strip()][:2]
         place = "source.query" if source.query else source.label
         raise SourceError(

@@ -1,6 +1,7 @@
 """The table check: every rule counted exactly, whatever the names, the values and the types."""
 
 import datetime as dt
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -508,7 +509,7 @@ def test_repeats_and_steps_back_agree_with_plain_python(tmp_path: Path, values: 
     known = [value for value in values if value is not None]
     expected = {
         "unique": len(known) - len(set(known)),
-        "monotone": sum(b <= a for a, b in zip(known, known[1:], strict=False)),
+        "monotone": sum(b <= a for a, b in pairwise(known)),
     }
     found = {finding.rule: finding.failed for finding in check_table(contract({"i": column}), data).findings}
     assert found == {rule: count for rule, count in expected.items() if count}

@@ -27,9 +27,17 @@ def parts_of(table: pa.Table, split: dict[str, Any], contract: Contract | None =
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pq.write_table(table, folder / "table.parquet")
-        paths = {part: folder / f"{part}.parquet" for part in PARTS}
-        ingest(Source(uri="table.parquet"), Split.parse(split), contract, base=folder, **paths)
-        found = [pq.read_table(path) for path in paths.values()]
+        train, validation, holdout = paths = [folder / f"{part}.parquet" for part in PARTS]
+        ingest(
+            Source(uri="table.parquet"),
+            Split.parse(split),
+            contract,
+            train=train,
+            validation=validation,
+            holdout=holdout,
+            base=folder,
+        )
+        found = [pq.read_table(path) for path in paths]
         assert all(part.schema.names == table.schema.names for part in found)
         return [[tuple(row.values()) for row in part.to_pylist()] for part in found]
 
