@@ -106,6 +106,12 @@ def resolve(name: str, overrides: list[str] | None = None) -> Project:
     raise UnknownNameError("pipeline", name, {*shipped, *_projects_here()})
 
 
+def is_compiled(pipeline: object) -> bool:
+    """Whether what was named is a compiled pipeline's file."""
+    path = Path(pipeline) if isinstance(pipeline, str) else None
+    return path is not None and path.suffix in (".yaml", ".yml") and path.name != SPEC_FILE and path.is_file()
+
+
 def compiled_with_arguments(pipeline: str, overrides: list[str] | None = None) -> tuple[str, dict[str, Any]]:
     """The compiled text of what was named, and the arguments of one run of it.
 
@@ -118,10 +124,10 @@ def compiled_with_arguments(pipeline: str, overrides: list[str] | None = None) -
     """
     from headway.pipelines.compile import compile_text, load_spec
 
-    path = Path(pipeline)
-    if path.suffix in (".yaml", ".yml") and path.is_file() and path.name != SPEC_FILE:
+    if is_compiled(pipeline):
         from headway.pipelines.arguments import override
 
+        path = Path(pipeline)
         spec, _ = load_spec(path)
         return path.read_text(encoding="utf-8"), override(spec, {}, overrides or [])
     project = resolve(pipeline)

@@ -8,7 +8,7 @@ import concurrent.futures
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,8 @@ from headway.components.settings import Settings, load_settings
 from headway.pipelines.embedded.cache import ContentCache
 from headway.pipelines.embedded.engine import run_compiled
 from headway.pipelines.embedded.steps import Step, Steps
-from headway.pipelines.embedded.workers import make_workers
-from headway.pipelines.project import Project, resolve
+from headway.pipelines.embedded.workers import Workers, make_workers
+from headway.pipelines.project import Project, is_compiled, resolve
 
 DECISION_STEP = "evaluate"
 REGISTER_STEP = "register"
@@ -117,6 +117,20 @@ class RunResult:
         return next((step.value for step in self.steps if step.name == name), "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What a run needs to know of a pipeline."""
+
+    name: str
+    spec: dict[str, Any]
+    """The pipeline's IR."""
+    arguments: dict[str, Any]
+    folder: Path
+    """What relative addresses of data are relative to."""
+    outside: dict[str, Callable[[], str]]
+    """For a step by name, what tells the state of all that it reads beside its arguments."""
+
+
 def run(
     pipeline: str | Project,
     *,
@@ -129,8 +143,8 @@ def run(
     """Run a pipeline on this machine, to its end.
 
     Args:
-        pipeline: A shipped example's name, a project's folder, or a project.
-        set: `section.key=value` changes to the specification.
+        pipeline: A shipped example's name, a project's folder, a project, or a compiled pipeline's `.yaml`.
+        set: `section.key=value` changes to the specification; for a compiled pipeline `parameter=value`.
         cache: Whether steps whose inputs did not change are taken from earlier runs.
         in_process: Run the steps in this process, for a debugger.
         settings: The settings in force, if not the usual ones.
@@ -143,35 +157,59 @@ def run(
         UsageError: The name, the specification or the contract is wrong; nothing has run.
     """
     settings = settings or load_settings()
-    project = pipeline if isinstance(pipeline, Project) else resolve(pipeline, set)
-    with make_workers(in_process=in_process) as workers:
-        return _run(project, workers, settings, use_cache=cache, on_change=on_change or (lambda step: None))
+    with make_workers(in_process=in_process) as workers:  # first, so that libraries load while the pipeline is compiled
+        if is_compiled(pipeline):
+            work = _compiled_work(Path(str(pipeline)), set or [])
+        else:
+            project = pipeline if isinstance(pipeline, Project) else resolve(pipeline, set)
+            work = _project_work(project, settings)
+        return _run(work, workers, settings, use_cache=cache, on_change=on_change or (lambda step: None))
 
 
-def _run(project: Project, workers: Any, settings: Settings, *, use_cache: bool, on_change: OnChange) -> RunResult:
+def _project_work(project: Project, settings: Settings) -> _Work:
     from headway.pipelines.compile import compile_text, load_spec
 
     arguments = project.arguments()
     spec, _ = load_spec(compile_text(project.pipeline(), name=project.pipeline_name))
+    return _Work(
+        name=project.pipeline_name,
+        spec=spec,
+        arguments=dict(arguments),
+        folder=project.folder,
+        outside=_outside(project, settings),
+    )
+
+
+def _compiled_work(path: Path, assignments: list[str]) -> _Work:
+    from headway.pipelines.arguments import check_arguments, override
+    from headway.pipelines.compile import load_spec
+
+    spec, _ = load_spec(path)
+    arguments = override(spec, {}, assignments)
+    check_arguments(spec, arguments)
+    name = spec["pipelineInfo"]["name"]
+    return _Work(name=name, spec=spec, arguments=arguments, folder=path.resolve().parent, outside={})
+
+
+def _run(work: _Work, workers: Workers, settings: Settings, *, use_cache: bool, on_change: OnChange) -> RunResult:
     home = settings.home.expanduser().resolve()
-    run_id = f"{project.pipeline_name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
+    run_id = f"{work.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
     folder = home / "runs" / run_id
-    steps = Steps(list(planned_steps(spec)), on_change)
-    outside = _outside(project, settings)
-    store = ContentCache(home / "cache", run=run_id, outside=outside) if use_cache else None
+    steps = Steps(list(planned_steps(work.spec)), on_change)
+    store = ContentCache(home / "cache", run=run_id, outside=work.outside) if use_cache else None
     if store is not None:
-        _let_cache(spec, set_of=outside)
+        _let_cache(work.spec, work.outside)
     started = time.perf_counter()
     state = "succeeded"
     try:
         run_compiled(
-            spec,
-            arguments,
+            work.spec,
+            work.arguments,
             root=folder,
             cache=store,
             workers=workers,
             steps=steps,
-            environment=_environment(project, settings),
+            environment=_environment(work.folder, settings),
             folder=Path.cwd(),
         )
     except PipelineError:
@@ -182,7 +220,7 @@ def _run(project: Project, workers: Any, settings: Settings, *, use_cache: bool,
         steps.finish()
         _note_reasons(steps, store)
     _lay_out_reports(folder, steps)
-    result = RunResult(project.pipeline_name, run_id, state, time.perf_counter() - started, folder, list(steps))
+    result = RunResult(work.name, run_id, state, time.perf_counter() - started, folder, list(steps))
     (folder / RUN_FILE).write_text(json.dumps(result.to_dict(), indent=2, default=str), encoding="utf-8")
     return result
 
@@ -217,11 +255,11 @@ def _walk(spec: dict[str, Any], dag: dict[str, Any], last: list[str]) -> Iterato
                 yield task["componentRef"]["name"].removeprefix("comp-")
 
 
-def _let_cache(spec: dict[str, Any], *, set_of: Any) -> None:
+def _let_cache(spec: dict[str, Any], outside: Collection[str]) -> None:
     """Switch caching on for the steps whose outside world is part of our key; elsewhere it stays as compiled."""
     for component in [spec["root"], *spec["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():
-            if task["componentRef"]["name"].removeprefix("comp-") in set_of:
+            if task["componentRef"]["name"].removeprefix("comp-") in outside:
                 task.setdefault("cachingOptions", {})["enableCache"] = True
 
 
@@ -249,13 +287,13 @@ def _champion(name: str, settings: Settings) -> str:
     return f"{uri} {version.digest if version else ''}"
 
 
-def _environment(project: Project, settings: Settings) -> dict[str, str]:
+def _environment(folder: Path, settings: Settings) -> dict[str, str]:
     """What every step finds in its environment, absolute, so that its own folder does not matter."""
     home = settings.home.expanduser().resolve()
     threads = {"HEADWAY_THREADS": str(settings.threads)} if settings.threads else {}
     return {
         "HEADWAY_HOME": str(home),
-        "HEADWAY_PROJECT": str(project.folder),
+        "HEADWAY_PROJECT": str(folder),
         "MLFLOW_TRACKING_URI": settings.resolved_tracking_uri,
         "PYTHONUNBUFFERED": "1",
         **threads,

@@ -293,7 +293,7 @@ def _sample(path: Path, columns: Sequence[str], rows: int) -> Any:
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(0)
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         share = min(1.0, rows / max(file.metadata.num_rows, 1))
         taken = [
             batch.filter(pa.array(rng.random(batch.num_rows) < share))

@@ -11,7 +11,7 @@ BATCH_ROWS = 32_768
 """Rows worked on at a time: small enough that the arrays of a column stay in the processor's cache."""
 
 _READ_BYTES = 1_048_576
-"""Bytes read of a column at a time; otherwise all of a column's values in a row group are held compressed."""
+"""Bytes read of a column at a time. Arrow's default reads whole row groups ahead, and holds all of a large file."""
 
 
 def walk(path: Path | str, columns: Sequence[str] | None = None, *, rows: int = BATCH_ROWS) -> Iterator[Any]:
@@ -23,7 +23,7 @@ def walk(path: Path | str, columns: Sequence[str] | None = None, *, rows: int = 
         rows: The rows of each table.
     """
     names = None if columns is None else list(columns)
-    with pq.ParquetFile(path, buffer_size=_READ_BYTES) as file:
+    with pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
         held: list[Any] = []
         size = 0
         for batch in file.iter_batches(batch_size=rows, columns=names, use_threads=False):

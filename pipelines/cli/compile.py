@@ -26,7 +26,7 @@ def compile_(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compile pipelines to the YAML that Kubeflow Pipelines runs, and lint them.
+    """Compile pipelines for Kubeflow, and lint them.
 
     Exit codes: 0 compiled (with --check: up to date); 1 it does not compile, lint found an error, or it is out of date.
     """

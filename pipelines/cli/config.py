@@ -4,7 +4,7 @@ from headway.pipelines.cli.output import JsonOption, emit
 
 
 def config(as_json: JsonOption = False) -> None:
-    """Print the settings in force and where each came from: default, file or environment."""
+    """Print the settings in force and their sources."""
     from headway.components.settings import settings_sources
 
     found = settings_sources()

