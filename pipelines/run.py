@@ -4,8 +4,10 @@ The compiled pipeline goes through kfp.local; each step runs the code that runs 
 not change come from the cache. A failed step's own error is what the caller sees.
 """
 
-import concurrent.futures
+import contextlib
+import functools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,7 +21,7 @@ from headway.components.settings import Settings, load_settings
 from headway.pipelines.embedded.cache import ContentCache
 from headway.pipelines.embedded.engine import run_compiled
 from headway.pipelines.embedded.steps import Step, Steps
-from headway.pipelines.embedded.workers import Workers, make_workers
+from headway.pipelines.embedded.workers import Workers, call, make_workers
 from headway.pipelines.project import Project, is_compiled, resolve
 
 DECISION_STEP = "evaluate"
@@ -139,6 +141,7 @@ def run(
     in_process: bool = False,
     settings: Settings | None = None,
     on_change: OnChange | None = None,
+    workers: Workers | None = None,
 ) -> RunResult:
     """Run a pipeline on this machine, to its end.
 
@@ -149,6 +152,7 @@ def run(
         in_process: Run the steps in this process, for a debugger.
         settings: The settings in force, if not the usual ones.
         on_change: Called as steps start, speak and end.
+        workers: What starts steps, already entered and left open; made for this run by default.
 
     Returns:
         What happened. A failed step does not raise: `result.raise_if_failed()` does.
@@ -157,16 +161,17 @@ def run(
         UsageError: The name, the specification or the contract is wrong; nothing has run.
     """
     settings = settings or load_settings()
-    with make_workers(in_process=in_process) as workers:  # first, so that libraries load while the pipeline is compiled
+    # Workers first, so that their libraries load while the pipeline is compiled.
+    with contextlib.nullcontext(workers) if workers else make_workers(in_process=in_process) as started:
         if is_compiled(pipeline):
             work = _compiled_work(Path(str(pipeline)), set or [])
         else:
             project = pipeline if isinstance(pipeline, Project) else resolve(pipeline, set)
-            work = _project_work(project, settings)
-        return _run(work, workers, settings, use_cache=cache, on_change=on_change or (lambda step: None))
+            work = _project_work(project, started, settings)
+        return _run(work, started, settings, use_cache=cache, on_change=on_change or (lambda step: None))
 
 
-def _project_work(project: Project, settings: Settings) -> _Work:
+def _project_work(project: Project, workers: Workers, settings: Settings) -> _Work:
     from headway.pipelines.compile import compile_text, load_spec
 
     arguments = project.arguments()
@@ -176,7 +181,7 @@ def _project_work(project: Project, settings: Settings) -> _Work:
         spec=spec,
         arguments=dict(arguments),
         folder=project.folder,
-        outside=_outside(project, settings),
+        outside=_outside(project, workers, settings),
     )
 
 
@@ -263,28 +268,31 @@ def _let_cache(spec: dict[str, Any], outside: Collection[str]) -> None:
                 task.setdefault("cachingOptions", {})["enableCache"] = True
 
 
-def _outside(project: Project, settings: Settings) -> dict[str, Callable[[], str]]:
-    """What steps read beside their arguments: the data behind the source's address, the champion, the registry."""
+def _outside(project: Project, workers: Workers, settings: Settings) -> dict[str, Callable[[], str]]:
+    """What steps read beside their arguments: the data behind the source's address, and the registry.
+
+    The registry is asked when the first step wants to know, by a worker, where MLflow is loaded by then.
+    """
     from headway.components.ingest.sources import fingerprint
 
-    found: dict[str, Callable[[], str]] = {"train": lambda: settings.resolved_tracking_uri}
+    @functools.cache
+    def registry() -> dict[str, str]:
+        environment = os.environ | _environment(project.folder, settings)
+        told = call(workers, "headway.pipelines.run:registry_state", {"name": project.name}, environment)
+        return dict(told)
+
     data = fingerprint(project.spec.source, project.folder)
-    if data:
-        found["ingest"] = lambda: data
-    champion = concurrent.futures.ThreadPoolExecutor(max_workers=1).submit(_champion, project.name, settings)
-    found["evaluate"] = champion.result
-    return found
+    found: dict[str, Callable[[], str]] = {"ingest": lambda: data} if data else {}
+    return found | {"train": lambda: registry()["address"], "evaluate": lambda: str(registry())}
 
 
-def _champion(name: str, settings: Settings) -> str:
-    """The champion's digest, or empty; looked up while the first steps run, since MLflow takes a while to import."""
-    uri = settings.resolved_tracking_uri
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return uri
+def registry_state(name: str) -> dict[str, str]:
+    """The registry's address, and the digest of a model's champion if it has one; makes the embedded registry."""
     from headway.components.register.registry import Registry
 
+    settings = load_settings()
     version = Registry(settings).find_champion(name)
-    return f"{uri} {version.digest if version else ''}"
+    return {"address": settings.resolved_tracking_uri, "champion": version.digest if version else ""}
 
 
 def _environment(folder: Path, settings: Settings) -> dict[str, str]:

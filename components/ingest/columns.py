@@ -48,13 +48,11 @@ class Relation:
         sql: What stands behind FROM.
         columns: Name and DuckDB type of each column.
         text: Whether a VARCHAR is an unread text (CSV) rather than a value that is known to be a text.
-        repeatable: Whether reading it twice gives the rows in the same order, as files do and joins need not.
     """
 
     sql: str
     columns: Sequence[tuple[str, str]]
     text: bool = False
-    repeatable: bool = True
 
 
 def canonical(name: str, sql_type: str) -> ColumnType:
@@ -125,11 +123,8 @@ class TypedQuery:
         return _fitting(connection, self.relation.sql, self._reader, attempts)
 
     def slices(self) -> Iterator[list[str]]:
-        """Groups of columns to read one after the other; all at once where a second reading may give another order."""
-        if self.relation.repeatable:
-            yield from _chunks(list(self.types))
-        else:
-            yield list(self.types)
+        """Groups of columns to read one after the other, so that a wide table is not planned all at once."""
+        return _chunks(list(self.types))
 
     def select(self, columns: Iterable[str]) -> str:
         """The SELECT of some columns."""

@@ -14,6 +14,7 @@ source:
 
 import codecs
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -246,8 +247,18 @@ def _joined_relation(connection: Any, source: Source, *, base: Path, workspace: 
     engine.confine(connection, workspace)
     names = [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
     engine.refuse_duplicates(names, "source.query")
-    relation = f"({query}\n)"
-    return Relation(relation, engine.describe(connection, relation), repeatable=False)
+    path = fresh(workspace, "joined.parquet")
+    engine.copy(connection, _in_order(connection, query), path, columns=len(names))
+    return parquet_relation(connection, [SourceFile(path, "source.query")])
+
+
+def _in_order(connection: Any, query: str) -> str:
+    """The query with an order: a join gives its rows in another one each time, and so another model."""
+    serialized = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone()[0]
+    modifiers = json.loads(serialized)["statements"][0]["node"].get("modifiers", [])
+    if any(modifier["type"] == "ORDER_MODIFIER" for modifier in modifiers):
+        return query
+    return f"SELECT * FROM ({query}\n) ORDER BY ALL"
 
 
 def _one_select(connection: Any, query: str) -> str:

@@ -39,11 +39,14 @@ def run(
 
     Exit codes: 0 the run succeeded; 1 a step failed or the gate said reject; 2 the call is wrong; 3 the gate said hold.
     """
-    from headway.pipelines.embedded.display import Display
-    from headway.pipelines.run import run as run_pipeline
+    from headway.pipelines.embedded.workers import make_workers
 
-    with Display(error_console()) as display:
-        result = run_pipeline(pipeline, set=set_, cache=cache, in_process=in_process, on_change=display.update)
+    with make_workers(in_process=in_process) as workers:  # their libraries load while ours do
+        from headway.pipelines.embedded.display import Display
+        from headway.pipelines.run import run as run_pipeline
+
+        with Display(error_console()) as display:
+            result = run_pipeline(pipeline, set=set_, cache=cache, workers=workers, on_change=display.update)
     emit(result.to_dict(), as_json=as_json, render=lambda out: _summary(out, result))
     result.raise_if_failed()
     if result.exit_code:

@@ -8,6 +8,7 @@ One connection is one step. The client sends a JSON request with the file descri
 answer is the step's exit code. Closing the connection early kills the step and all that it started.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -35,6 +36,7 @@ def serve(address: str, preload: Iterable[str], run: Callable[[dict[str, Any]], 
         run: What a worker does with its request; returns the exit code.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    gc.disable()  # imports make objects that stay: looking for garbage among them only takes time
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(address)
         listener.listen(16)
@@ -60,6 +62,7 @@ def _import(name: str) -> None:
 
 def _accept(listener: socket.socket, run: Callable[[dict[str, Any]], int]) -> None:
     connection, _ = listener.accept()
+    gc.freeze()  # what is shared with the workers is never looked at again, and so never copied
     with connection:
         if os.fork() == 0:
             listener.close()
@@ -108,6 +111,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], int]:
 def _work(request: dict[str, Any], output: int, run: Callable[[dict[str, Any]], int]) -> int:
     """The worker's life: own session, own output, own environment, then the step."""
     os.setsid()
+    gc.enable()
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -155,12 +159,12 @@ def _signal_session(leader: int, wish: signal.Signals) -> None:
 
 def main() -> None:
     """Serve on the socket named by the first argument; the others are modules to preload."""
-    from headway.pipelines.embedded.worker import run_step
+    from headway.pipelines.embedded.worker import work
 
     os.environ["_KFP_RUNTIME"] = "true"  # `import kfp` without its client and compiler
     address, *preload = sys.argv[1:]
     try:
-        serve(address, preload, run_step)
+        serve(address, preload, work)
     finally:
         Path(address).unlink(missing_ok=True)
 

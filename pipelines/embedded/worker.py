@@ -1,9 +1,10 @@
-"""Run one step: the same `kfp` executor that runs in a container, on the same arguments.
+"""Run one step (or one function): the same `kfp` executor that runs in a container, on the same arguments.
 
 Where the step fails, its own error is kept beside its outputs, as data, so that the run can show that instead of an
 exit code.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -14,6 +15,19 @@ from typing import Any
 
 ERROR_FILE = "error.json"
 """The step's own error, in the step's folder."""
+
+
+def work(request: dict[str, Any]) -> int:
+    """Do what a request asks for, a step or a call, and return the exit code."""
+    return call(request["call"], request["arguments"]) if "call" in request else run_step(request)
+
+
+def call(path: str, arguments: dict[str, Any]) -> int:
+    """Call a function by `module:name` and print what it returns as one line of JSON."""
+    module, _, name = path.partition(":")
+    result = getattr(importlib.import_module(module), name)(**arguments)
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
 
 
 def run_step(request: dict[str, Any]) -> int:
@@ -70,4 +84,4 @@ def _own_frames(error: BaseException) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(json.load(sys.stdin)))
+    sys.exit(work(json.load(sys.stdin)))

@@ -20,9 +20,13 @@ PRELOAD = (
     "headway.components.ingest.ingest",
     "duckdb",
     "pyarrow.parquet",
+    "sklearn.tree",
+    "pandas",
     "headway.components.data_validate.validate",
     "jinja2",
-    "pandas",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
     "sklearn.pipeline",
     "sklearn.compose",
     "sklearn.preprocessing",
@@ -33,9 +37,6 @@ PRELOAD = (
     "skops.io",
     "onnxruntime",
     "skl2onnx",
-    "mlflow.tracking",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
     "headway.components.evaluate.evaluate",
     "headway.components.register.register",
     "model_signing",
@@ -60,6 +61,25 @@ class Workers(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: ErrorType, error: BaseException | None, at: TracebackType | None) -> None: ...
+
+
+def call(workers: "Workers", function: str, arguments: dict[str, Any], environment: dict[str, str]) -> Any:
+    """Call a function where the libraries are loaded already, and return what it returns.
+
+    Args:
+        workers: What starts it.
+        function: `module:name`.
+        arguments: Its arguments, which must go through JSON as what it returns must.
+        environment: All of its environment variables.
+
+    Raises:
+        PipelineError: It failed; carries what it printed.
+    """
+    lines: list[str] = []
+    request = {"call": function, "arguments": arguments, "environment": environment, "folder": str(Path.cwd())}
+    if workers.run(request, lines.append) != 0:
+        raise PipelineError(f"{function} failed:\n{''.join(lines).strip()}")
+    return json.loads(lines[-1])
 
 
 def make_workers(*, in_process: bool = False) -> "Workers":
@@ -97,13 +117,11 @@ class WarmForks:
 
     def __exit__(self, kind: ErrorType, error: BaseException | None, at: TracebackType | None) -> None:
         if self._server is not None:
+            # It may be in the middle of an import, and has nothing to finish: steps have processes of their own.
+            self._server.terminate()
             if self._server.stdin:
                 self._server.stdin.close()
-            try:
-                self._server.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
+            self._server.wait()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -177,6 +195,8 @@ class InProcess(FreshInterpreters):
         """Call the executor here; what the step prints goes where this process prints."""
         from headway.pipelines.embedded.worker import run_step
 
+        if "call" in request:  # beside the steps of this process it must not touch their environment
+            return super().run(request, on_line)
         environment, folder, argv = dict(os.environ), Path.cwd(), sys.argv
         try:
             os.environ.update(request["environment"])

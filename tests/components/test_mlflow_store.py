@@ -5,7 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from headway.components.mlflow_store import make_database, open_client
+import pytest
+
+from headway.components import mlflow_store
+from headway.components.mlflow_store import make_database, migrate, open_client, statements_of
+
+
+def _parts(statements: str) -> list[str]:
+    return sorted(line.strip().rstrip(",") for line in statements.splitlines())
 
 
 def _start(uri: str) -> "subprocess.Popen[bytes]":
@@ -17,12 +24,26 @@ def test_a_kill_in_the_middle_leaves_nothing_that_a_later_one_cannot_open(tmp_pa
     path = tmp_path / "home" / "mlflow.db"
     process = _start(f"sqlite:///{path}")
     deadline = time.monotonic() + 60
-    while not list(path.parent.glob(".mlflow-*/*")) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    while not list(path.parent.glob(".mlflow-*")) and time.monotonic() < deadline:
+        time.sleep(0.0005)
     process.kill()
     process.wait()
     assert not path.exists()
     assert open_client(f"sqlite:///{path}").search_registered_models() == []
+
+
+def test_the_kept_tables_are_those_that_mlflows_migrations_make(tmp_path: Path) -> None:
+    migrate(tmp_path / "migrated.db")
+    make_database(f"sqlite:///{tmp_path}/kept.db")
+    # The migrations make indexes and constraints in an order of their own each time.
+    assert _parts(statements_of(tmp_path / "kept.db")) == _parts(statements_of(tmp_path / "migrated.db"))
+
+
+def test_another_version_of_mlflow_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "mlflow_tables.sql"
+    other.write_text("-- MLflow 2.0.0\nCREATE TABLE nothing (x);\n")
+    monkeypatch.setattr(mlflow_store, "_TABLES", other)
+    assert open_client(f"sqlite:///{tmp_path}/mlflow.db").search_registered_models() == []
 
 
 def test_two_that_start_at_once_share_one_database(tmp_path: Path) -> None:
