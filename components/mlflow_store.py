@@ -4,7 +4,7 @@ MLflow makes its tables one by one. A process killed in between leaves a file th
 start on a new file fail each other. So the tables are made in a file of their own, which then takes the name in one
 step: whoever is first wins, and the others open what is there.
 
-MLflow's fifty migrations take three seconds on an empty file, of every first run and of every test. Their result is kept
+MLflow's fifty migrations take three seconds on an empty file, in every first run and every test. Their result is kept
 beside this module for the locked version (`python -m headway.components.mlflow_store` writes it anew, a test compares
 it); another version's database is made by its own migrations.
 """

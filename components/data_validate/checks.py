@@ -27,8 +27,9 @@ from headway.components.data_validate.findings import (
     verdict_of,
 )
 from headway.components.data_validate.rules import RowRule, row_rules
-from headway.components.data_validate.table import Data, Part, Table, copy_to, open_table, quote_name, quote_text
+from headway.components.data_validate.table import Data, Part, Table, copy_to, open_table
 from headway.components.errors import ConfigError, DataError, UsageError, did_you_mean
+from headway.components.sql import quote_name, quote_text
 
 if TYPE_CHECKING:
     import duckdb

@@ -11,8 +11,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from headway.components.data_validate.contract import Contract, Expression
-from headway.components.data_validate.table import CANONICAL, quote_text
+from headway.components.data_validate.table import CANONICAL
 from headway.components.errors import ConfigError, did_you_mean
+from headway.components.sql import quote_text
 
 if TYPE_CHECKING:
     import duckdb

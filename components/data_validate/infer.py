@@ -35,8 +35,9 @@ from headway.components.data_validate.contract import (
     Rows,
     Values,
 )
-from headway.components.data_validate.table import quote_name, quote_text, without_nan
+from headway.components.data_validate.table import without_nan
 from headway.components.errors import SourceError, UnknownNameError, UsageError
+from headway.components.sql import quote_name, quote_text
 
 MAX_VALUES = 50
 """A text column with more different values gets no `values`."""

@@ -22,8 +22,9 @@ from headway.components.data_validate.contract import (
     read_moment,
 )
 from headway.components.data_validate.expressions import columns_of, compile_expression
-from headway.components.data_validate.table import CANONICAL, quote_text
+from headway.components.data_validate.table import CANONICAL
 from headway.components.errors import ConfigError
+from headway.components.sql import quote_text
 
 if TYPE_CHECKING:
     import duckdb

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from headway.components.data_validate.contract import Column, ColumnType, Contract, Level, Role, read_moment
 from headway.components.data_validate.expressions import columns_of, compile_expression
-from headway.components.data_validate.table import CANONICAL, quote_name
+from headway.components.data_validate.table import CANONICAL
 from headway.components.errors import UsageError
+from headway.components.sql import quote_name
 
 if TYPE_CHECKING:
     import pandas as pd

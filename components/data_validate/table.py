@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from headway.components.data_validate.contract import ColumnType, Contract
 from headway.components.errors import SourceError, UsageError
+from headway.components.sql import quote_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -192,26 +193,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def quote_name(name: str) -> str:
-    """A column's name as SQL.
-
-    Example:
-        >>> quote_name("a b")
-        '"a b"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_text(text: str) -> str:
-    """A text as an SQL literal.
-
-    Example:
-        >>> print(quote_text("it's"))
-        'it''s'
-    """
-    return "'" + text.replace("'", "''") + "'"
 
 
 def is_nan(value: str) -> str:

@@ -17,6 +17,7 @@ from headway.components.config import Config
 from headway.components.data_validate.contract import ColumnType, Contract, Expression
 from headway.components.errors import ConfigError
 from headway.components.evaluate.metrics import Measurement, Sample
+from headway.components.sql import quote_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,7 +177,7 @@ def _by_condition(one: Slice, table: "pa.Table", contract: Contract) -> Part:
     import pyarrow as pa
 
     from headway.components.data_validate import expressions
-    from headway.components.data_validate.table import CANONICAL, quote_name, without_nan
+    from headway.components.data_validate.table import CANONICAL, without_nan
 
     with _closed_connection() as connection:
         # The guard leaves a result open, and DuckDB wants none open on a connection that registers a table.

@@ -7,7 +7,7 @@ A column of texts that nobody declared takes the first of integer, number, boole
 and loses nothing: `00501` is no integer.
 """
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from typing import Any
 
 from headway.components.data_validate.contract import ColumnType
 from headway.components.errors import SourceError
-from headway.components.ingest.engine import identifier, literal
+from headway.components.sql import quote_name, quote_text
 
 SQL_TYPES: dict[ColumnType, str] = {
     ColumnType.INTEGER: "BIGINT",
@@ -128,7 +128,7 @@ class TypedQuery:
 
     def select(self, columns: Iterable[str]) -> str:
         """The SELECT of some columns."""
-        items = [f"{self._reader.final(name, self.types[name])} AS {identifier(name)}" for name in columns]
+        items = [f"{self._reader.final(name, self.types[name])} AS {quote_name(name)}" for name in columns]
         return f"SELECT {', '.join(items)} FROM {self.relation.sql}"
 
 
@@ -165,7 +165,7 @@ def unreadable_value(
     """The first value of a column that cannot be read as a type; None when all can."""
     source = canonical(name, dict(relation.columns)[name])
     reader = _Reader(dict(relation.columns), {name: source}, {name: kind}, relation.text, nulls)
-    column = identifier(name)
+    column = quote_name(name)
     row = connection.execute(
         f"SELECT {column} FROM {reader.present([name], relation.sql)} "
         f"WHERE {column} IS NOT NULL AND {reader.value(name, kind)} IS NULL LIMIT 1"
@@ -191,7 +191,7 @@ def _fitting(
     names = [name for name in tries if tries[name]]
     if not names:
         return {}
-    items = [f"count({identifier(name)})" for name in names]
+    items = [f"count({quote_name(name)})" for name in names]
     items += [f"count({reader.value(name, kind)})" for name in names for kind in tries[name]]
     query = f"SELECT {', '.join(items)} FROM {reader.present(names, source)}"
     counts = list(connection.execute(query).fetchone())
@@ -207,7 +207,7 @@ def _fitting(
 @contextmanager
 def _first_rows(connection: Any, relation: Relation, names: Iterable[str], rows: int) -> Iterator[str]:
     """Columns of the first rows as a table, so that the source is read once for all queries over them."""
-    columns = ", ".join(identifier(name) for name in names)
+    columns = ", ".join(quote_name(name) for name in names)
     connection.execute(f"CREATE TEMP TABLE first_rows AS SELECT {columns} FROM {relation.sql} LIMIT {rows}")
     try:
         yield "first_rows"
@@ -227,10 +227,10 @@ class _Reader:
 
     def present(self, names: Iterable[str], source: str) -> str:
         """A subquery with columns where what means a missing value is NULL, so that a count sees it once."""
-        return f"(SELECT {', '.join(f'{self._present(name)} AS {identifier(name)}' for name in names)} FROM {source})"
+        return f"(SELECT {', '.join(f'{self._present(name)} AS {quote_name(name)}' for name in names)} FROM {source})"
 
     def _present(self, name: str) -> str:
-        column = identifier(name)
+        column = quote_name(name)
         if self.sql_types[name] in ("FLOAT", "DOUBLE"):
             return f"CASE WHEN NOT isnan({column}) THEN {column} END"
         if self.kinds[name] is not ColumnType.STRING:
@@ -240,11 +240,11 @@ class _Reader:
             return texts
         # CASE rather than IN: DuckDB turns a long list into a join, one for each column.
         missing = MISSING_TEXTS if self.nulls is None else ["", *self.nulls]
-        return f"CASE {texts} {' '.join(f'WHEN {literal(word)} THEN NULL' for word in missing)} ELSE {texts} END"
+        return f"CASE {texts} {' '.join(f'WHEN {quote_text(word)} THEN NULL' for word in missing)} ELSE {texts} END"
 
     def value(self, name: str, kind: ColumnType) -> str:
         """A column of `present` as another type, NULL where a value cannot be read as it."""
-        column, source = identifier(name), self.kinds[name]
+        column, source = quote_name(name), self.kinds[name]
         if kind is source or kind is ColumnType.STRING:
             return column
         if source is ColumnType.STRING:
@@ -253,7 +253,7 @@ class _Reader:
 
     def final(self, name: str, kind: ColumnType) -> str:
         """The column as a type that all its values are known to be readable as."""
-        column, source = identifier(name), self.kinds[name]
+        column, source = quote_name(name), self.kinds[name]
         if kind is source or kind is ColumnType.STRING:
             return column if self.sql_types[name] == SQL_TYPES[kind] else f"CAST({column} AS {SQL_TYPES[kind]})"
         if source is not ColumnType.STRING:

@@ -1,6 +1,6 @@
 """SQL databases: rows streamed through a server-side cursor into Parquet files."""
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 import datetime
 import decimal
@@ -16,7 +16,8 @@ from headway.components.data_validate.contract import ColumnType
 from headway.components.errors import HeadwayError, SourceError, did_you_mean
 from headway.components.ingest.columns import SQL_TYPES, Relation
 from headway.components.ingest.credentials import Secrets
-from headway.components.ingest.engine import describe, identifier, literal, refuse_duplicates
+from headway.components.ingest.engine import describe, refuse_duplicates
+from headway.components.sql import quote_name, quote_text
 
 _ROWS_AT_ONCE = 20_000
 _EXTRAS = {"psycopg": "headway[postgres]", "psycopg2": "headway[postgres]"}
@@ -246,7 +247,7 @@ def _union(connection: Any, parts: Sequence[_Part], names: Sequence[str]) -> Rel
     """The files as one relation whose columns have the types of the last, which are the widest."""
     last = parts[-1].kinds
     types = [SQL_TYPES[ColumnType("string" if kind == "null" else kind)] for kind in last]
-    columns = [identifier(name) for name in names]
+    columns = [quote_name(name) for name in names]
     items = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in zip(columns, types, strict=True))
-    sql = "(" + " UNION ALL ".join(f"SELECT {items} FROM {literal(str(part.path))}" for part in parts) + ")"
+    sql = "(" + " UNION ALL ".join(f"SELECT {items} FROM {quote_text(str(part.path))}" for part in parts) + ")"
     return Relation(sql, describe(connection, sql))

@@ -1,6 +1,6 @@
 """The query engine: DuckDB with bounded memory, spilling to a folder, and nothing fetched from the network."""
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.components.errors import SourceError
+from headway.components.sql import quote_text
 
 MEMORY = "1GiB"
 """What DuckDB may hold in memory before it spills to disk."""
@@ -59,7 +60,7 @@ def memory_errors(label: str) -> Iterator[None]:
 
 def confine(connection: Any, folder: Path) -> None:
     """Keep later queries inside `folder`: they can read the tables that their source declares, and no other file."""
-    connection.execute(f"SET allowed_directories = [{literal(str(folder))}]")
+    connection.execute(f"SET allowed_directories = [{quote_text(str(folder))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
@@ -72,7 +73,7 @@ def describe(connection: Any, relation: str) -> list[tuple[str, str]]:
 def copy(connection: Any, query: str, path: Path, *, columns: int) -> None:
     """Write what a query gives to a Parquet file, streaming, in the query's order."""
     options = f"FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE {row_group(columns)}"
-    connection.execute(f"COPY ({query}) TO {literal(str(path))} ({options})")
+    connection.execute(f"COPY ({query}) TO {quote_text(str(path))} ({options})")
 
 
 def row_group(columns: int) -> int:
@@ -83,31 +84,6 @@ def row_group(columns: int) -> int:
         (131072, 4096)
     """
     return max(2_048, min(131_072, 1 << (4_194_304 // max(columns, 1)).bit_length() - 1))
-
-
-def literal(text: str) -> str:
-    """A text as an SQL literal.
-
-    Example:
-        >>> literal("it's")
-        "'it''s'"
-    """
-    return "'" + text.replace("'", "''") + "'"
-
-
-def identifier(name: str) -> str:
-    """A name as an SQL identifier.
-
-    Example:
-        >>> identifier('the "b" column')
-        '"the ""b"" column"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literals(texts: Iterable[str]) -> str:
-    """Texts as an SQL list."""
-    return "[" + ", ".join(literal(text) for text in texts) + "]"
 
 
 def refuse_duplicates(names: Iterable[str], where: str) -> None:

@@ -5,7 +5,7 @@ declared      a feature that is the target, or that the contract declares as kno
 strength      a single feature that almost determines the target, measured on rows it was not fitted on
 """
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from headway.components.config import Config
 from headway.components.data_validate.contract import Contract
 from headway.components.errors import LeakageError
-from headway.components.ingest.engine import literal
+from headway.components.sql import quote_text
 
 if TYPE_CHECKING:
     from headway.components.ingest.rows import RowIndex
@@ -206,7 +206,7 @@ def overlap_findings(
     lanes = "identity_0, identity_1" if index.keyed else "features_0, features_1"
     shared = connection.execute(
         f"SELECT count(*) FROM (SELECT {lanes} FROM {index.sql} AS rows "
-        f"POSITIONAL JOIN read_parquet({literal(str(assignment))}) AS parts "
+        f"POSITIONAL JOIN read_parquet({quote_text(str(assignment))}) AS parts "
         f"GROUP BY {lanes} HAVING min(part) < max(part))"
     ).fetchone()[0]
     if not shared:

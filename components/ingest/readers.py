@@ -1,6 +1,6 @@
 """CSV and Parquet files as relations that SQL can select from."""
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 import csv
 import io
@@ -12,8 +12,9 @@ from typing import Any
 from headway.components.data_validate.contract import ColumnType
 from headway.components.errors import SourceError
 from headway.components.ingest.columns import Relation, guess_types
-from headway.components.ingest.engine import describe, literal, literals, refuse_duplicates
+from headway.components.ingest.engine import describe, refuse_duplicates
 from headway.components.ingest.files import SourceFile, encoding_error, no_rights, open_text_bytes
+from headway.components.sql import quote_text, quote_texts
 
 _OTHER_DELIMITERS = {";": ";", "\t": "\\t", "|": "|", ",": ","}
 _ROWS_TO_COMPARE = 5_000
@@ -89,7 +90,7 @@ def parquet_relation(connection: Any, files: Sequence[SourceFile]) -> Relation:
         kinds = [canonical_type(schema.field(name).type, name) for schema in schemas]
         _one_type(name, [(file.name, kind) for file, kind in zip(files, kinds, strict=True)])
     hive = "true" if any("=" in part for file in files for part in file.path.parts[:-1]) else "false"
-    paths = literals(str(file.path) for file in files)
+    paths = quote_texts(str(file.path) for file in files)
     sql = f"read_parquet({paths}, union_by_name = true, hive_partitioning = {hive})"
     return Relation(sql, describe(connection, sql))
 
@@ -159,12 +160,12 @@ def _header(file: SourceFile, delimiter: str) -> list[str]:
 
 
 def _read_csv(files: Sequence[SourceFile], header: Sequence[str], delimiter: str, nulls: Sequence[str] | None) -> str:
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
+    columns = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in header)
     # Nothing is sniffed: what a file holds must not depend on which of its rows a sample hits.
     return (
-        f"read_csv({literals(str(file.path) for file in files)}, auto_detect = false, header = true, "
-        f"columns = {{{columns}}}, delim = {literal(_delimiter(files[0], delimiter))}, quote = '\"', escape = '\"', "
-        f"nullstr = {literals(['', *(nulls or ())])}, allow_quoted_nulls = false, hive_partitioning = false)"
+        f"read_csv({quote_texts(str(file.path) for file in files)}, auto_detect = false, header = true, "
+        f"columns = {{{columns}}}, delim = {quote_text(_delimiter(files[0], delimiter))}, quote = '\"', escape = '\"', "
+        f"nullstr = {quote_texts(['', *(nulls or ())])}, allow_quoted_nulls = false, hive_partitioning = false)"
     )
 
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from headway.components.data_validate.contract import Contract
 from headway.components.ingest.digest import Digest, RowHasher
-from headway.components.ingest.engine import literal
 from headway.components.ingest.sources import Staged
 from headway.components.ingest.walk import walk
+from headway.components.sql import quote_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RowIndex:
     @property
     def sql(self) -> str:
         """What stands behind FROM; with `file_row_number`, a row's place in the table from 0."""
-        return f"read_parquet({literal(str(self.path))}, file_row_number = true)"
+        return f"read_parquet({quote_text(str(self.path))}, file_row_number = true)"
 
 
 def build_index(table: Staged, contract: Contract | None, column: str | None, *, workspace: Path) -> RowIndex:

@@ -10,7 +10,7 @@ source:
   query: SELECT o.*, c.country FROM orders o LEFT JOIN customers c USING (customer)
 """
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 import codecs
 import hashlib
@@ -33,6 +33,7 @@ from headway.components.ingest.credentials import literal_secret, mask
 from headway.components.ingest.database import database_relation
 from headway.components.ingest.files import SourceFile, fetch, find, fresh, is_remote, one_kind, readable, versions
 from headway.components.ingest.readers import csv_error, csv_relation, parquet_relation
+from headway.components.sql import quote_name, quote_text
 
 if TYPE_CHECKING:
     import pandas
@@ -242,8 +243,8 @@ def _joined_relation(connection: Any, source: Source, *, base: Path, workspace: 
     query = _one_select(connection, source.query)
     for name, table in source.tables.items():
         part = stage(table, None, base=base, workspace=workspace)
-        view = f"SELECT * FROM read_parquet({engine.literal(str(part.path))})"
-        connection.execute(f"CREATE VIEW {engine.identifier(name)} AS {view}")
+        view = f"SELECT * FROM read_parquet({quote_text(str(part.path))})"
+        connection.execute(f"CREATE VIEW {quote_name(name)} AS {view}")
     engine.confine(connection, workspace)
     names = [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
     engine.refuse_duplicates(names, "source.query")

@@ -5,7 +5,7 @@ whole content and how many equal rows came before it. So a split does not change
 a library changes its hash function, or (apart from the few rows at a boundary) when rows are added.
 """
 
-# ruff: noqa: S608 - SQL here is put together from our own text and from names that identifier() and literal() quote.
+# ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
 import datetime
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from headway.components.config import Config
 from headway.components.data_validate.contract import ColumnType, Contract, read_moment
 from headway.components.errors import SplitError, did_you_mean
-from headway.components.ingest.engine import literal
 from headway.components.ingest.leakage import LeakageSettings
+from headway.components.sql import quote_text
 
 if TYPE_CHECKING:
     from headway.components.ingest.rows import RowIndex
@@ -163,9 +163,9 @@ def assign(connection: Any, index: "RowIndex", split: Split, *, workspace: Path)
     query = _times(connection, index, split) if split.method == "time" else methods[split.method](index, split)
     path = workspace / "assignment.parquet"
     parts = f"SELECT CAST(part AS UTINYINT) AS part FROM ({query}) ORDER BY row"
-    connection.execute(f"COPY ({parts}) TO {literal(str(path))} (FORMAT parquet)")
+    connection.execute(f"COPY ({parts}) TO {quote_text(str(path))} (FORMAT parquet)")
     counts = dict(
-        connection.execute(f"SELECT part, count(*) FROM read_parquet({literal(str(path))}) GROUP BY part").fetchall()
+        connection.execute(f"SELECT part, count(*) FROM read_parquet({quote_text(str(path))}) GROUP BY part").fetchall()
     )
     assignment = Assignment(path, (counts.get(0, 0), counts.get(1, 0), counts.get(2, 0)))
     _check_parts(connection, index, split, assignment)
@@ -261,11 +261,11 @@ def _time_at(connection: Any, index: "RowIndex", share: float) -> str:
     value, sql_type = connection.execute(
         f"SELECT CAST(value AS VARCHAR), typeof(value) FROM {index.sql} ORDER BY value LIMIT 1 OFFSET {place}"
     ).fetchone()
-    return f"CAST({literal(value)} AS {sql_type})"
+    return f"CAST({quote_text(value)} AS {sql_type})"
 
 
 def _moment(text: str) -> str:
-    return f"CAST({literal(read_moment(text).isoformat(sep=' '))} AS TIMESTAMP)"
+    return f"CAST({quote_text(read_moment(text).isoformat(sep=' '))} AS TIMESTAMP)"
 
 
 def _all_train(index: "RowIndex", split: Split) -> str:
