@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class RunResult:
             "seconds": round(self.seconds, 2),
             "folder": str(self.folder),
             "reports": self.reports,
-            "steps": [{**asdict(step), "folder": str(step.folder)} for step in self.steps],
+            "steps": [step.to_dict() for step in self.steps],
         }
 
     def _repr_html_(self) -> str:
@@ -201,6 +201,8 @@ def _run(work: _Work, workers: Workers, settings: Settings, *, use_cache: bool, 
     run_id = f"{work.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
     folder = home / "runs" / run_id
     steps = Steps(list(planned_steps(work.spec)), on_change)
+    for step in steps:
+        on_change(step)
     store = ContentCache(home / "cache", run=run_id, outside=work.outside) if use_cache else None
     if store is not None:
         _let_cache(work.spec, work.outside)

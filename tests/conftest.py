@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from headway.components.data_validate.contract import Contract
 from headway.components.settings import Settings
+
+# A busy machine is not a failure: no example has a deadline of its own.
+hypothesis.settings.register_profile("headway", deadline=None)
+hypothesis.settings.load_profile("headway")
 
 FLIGHTS: dict[str, Any] = {
     "name": "flights",

@@ -59,9 +59,10 @@ class Display:
 
     def update(self, step: Step) -> None:
         """A step changed."""
-        self._began.setdefault(id(step), time.monotonic())
+        if step.state == "running":
+            self._began.setdefault(id(step), time.monotonic())
         self._steps[id(step)] = step
-        if self._live is None and step.state != "running":
+        if self._live is None and step.state not in ("pending", "running"):
             self._console.print(line(step), style=STYLES[step.state], markup=False)
 
     def _table(self) -> "Table":
@@ -70,7 +71,8 @@ class Display:
         grid = Table.grid(padding=(0, 2))
         for step in self._steps.values():
             seconds = time.monotonic() - self._began[id(step)] if step.state == "running" else step.seconds
-            grid.add_row(MARKS[step.state], step.name, f"{seconds:.1f} s", told(step), style=STYLES[step.state])
+            shown = "" if step.state == "pending" else f"{seconds:.1f} s"
+            grid.add_row(MARKS[step.state], step.name, shown, told(step), style=STYLES[step.state])
         return grid
 
 
@@ -84,7 +86,7 @@ def told(step: Step) -> str:
     if step.state == "running":
         return step.last_line[:100]
     if step.state == "failed":
-        return str((step.error or {}).get("message", "")).splitlines()[0][:120]
+        return str((step.error or {}).get("message", "")).partition("\n")[0][:120]
     shown = [f"{name} {short(value)}" for name, value in list(step.metrics.items())[:_SHOWN_METRICS]]
     parts = [step.value, " · ".join(shown), f"(cached: {step.reason})" if step.state == "cached" else ""]
     return "  ".join(part for part in parts if part)

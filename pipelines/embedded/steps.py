@@ -27,6 +27,8 @@ class Step:
     """Why it was taken from the cache, or why not."""
     last_line: str = ""
     """The last thing that it printed."""
+    preamble: bool = False
+    """Whether the executor is printing its input."""
     value: str = ""
     """Its single text output, such as a gate's decision."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -40,6 +42,11 @@ class Step:
     """KFP's schema titles of its artifacts by name."""
     error: dict[str, Any] | None = None
     """The step's own error: type, message, traceback."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as plain data."""
+        shown = {key: value for key, value in vars(self).items() if key != "preamble"}
+        return {**shown, "folder": str(self.folder), "log": str(self.log)}
 
     @property
     def log(self) -> Path:
@@ -78,7 +85,12 @@ class Steps:
 
     def say(self, step: Step, line: str) -> None:
         """A step printed a line."""
-        if line and not line.startswith("[KFP Executor"):
+        if line.startswith("[KFP Executor"):
+            # The executor prints all of its input as JSON over many lines: nothing for people.
+            step.preamble = line.endswith("Got executor_input:")
+        elif step.preamble:
+            step.preamble = line != "}"
+        elif line:
             step.last_line = line
             self._on_change(step)
 
@@ -146,9 +158,19 @@ def _note(step: Step, name: str, path: str, metadata: dict[str, Any], schema: st
     if metadata:
         step.metadata[name] = metadata
     if schema == "system.Metrics":
-        step.metrics = {key: value for key, value in metadata.items() if isinstance(value, (int, float))}
+        numbers = {key: value for key, value in metadata.items() if isinstance(value, (int, float))}
+        step.metrics = {key: numbers[key] for key in [*_order_in(Path(path)), *numbers] if key in numbers}
     if schema in _REPORTS:
         step.reports[name] = path
+
+
+def _order_in(path: Path) -> list[str]:
+    """The names of metrics in the order in which the step wrote them, which a cached artifact's metadata loses."""
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a metrics file is optional, and may be anything
+        return []
+    return list(written) if isinstance(written, dict) else []
 
 
 def _error_of(step: Step, code: int) -> dict[str, Any]:

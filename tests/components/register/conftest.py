@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-POSTGRES = os.environ.get("HEADWAY_TEST_POSTGRES_URL")
+POSTGRES = os.environ.get("TEST_POSTGRES_URL")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database of each kind; PostgreSQL where HEADWAY_TEST_POSTGRES_URL names an empty one."""
+    """A database of each kind; PostgreSQL where TEST_POSTGRES_URL names an empty one."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/ledger.db"
         return
     if not POSTGRES:
-        pytest.skip("HEADWAY_TEST_POSTGRES_URL is not set")
+        pytest.skip("TEST_POSTGRES_URL is not set")
     from sqlalchemy import create_engine, text
 
     with create_engine(POSTGRES).begin() as connection:
