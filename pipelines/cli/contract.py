@@ -49,12 +49,17 @@ def infer(
 @app.command()
 def check(
     file: DataArgument,
-    contract: Annotated[Path, typer.Option("--contract", "-c", help="The contract's YAML file.")],
+    contract: Annotated[Path, typer.Option("--contract", "-c", help="The contract's YAML file.")] = Path(
+        "contract.yaml"
+    ),
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
     quarantine: Annotated[Path | None, typer.Option(help="Write the rows that must leave here, as Parquet.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a table against its contract. Exit code 1 when a rule of level block failed."""
+    """Check a table against its contract.
+
+    Exit codes: 0 it may be used; 1 a rule of level block failed; 2 the call is wrong.
+    """
     from headway.components.data_validate.checks import check_table
     from headway.components.data_validate.contract import Contract
 
@@ -73,7 +78,10 @@ def check(
 
 @app.command()
 def diff(old: ContractArgument, new: ContractArgument, as_json: JsonOption = False) -> None:
-    """Compare two contracts. Exit code 1 when a change breaks producers or clients."""
+    """Compare two contracts.
+
+    Exit codes: 0 nothing breaks; 1 a change breaks producers or clients; 2 the call is wrong.
+    """
     from headway.components.data_validate.contract import Contract
     from headway.components.data_validate.diff import diff as compare
     from headway.components.data_validate.diff import is_breaking

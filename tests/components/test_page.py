@@ -1,6 +1,9 @@
 """Reports: self-contained, escaped, and drawn from any numbers."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -63,6 +66,26 @@ def test_any_numbers_make_a_chart_inside_its_frame(values: list[float]) -> None:
             x, y = map(float, point.split(","))
             assert -1 <= x <= page.WIDTH + 1
             assert -1 <= y <= page.HEIGHT + 1
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_real_browser_draws_it_without_asking_anybody(tmp_path: Path) -> None:
+    charts = page.histogram([0, 1, 2], [3, 4], other=[1, 2]) + page.bars(["a"], [1.0]) + page.scatter([1, 2], [3, 4])
+    path = tmp_path / "page.html"
+    path.write_text(
+        page.page(title="Näme", headline="It is drawn", status="good", sections=[Section("Charts", charts)])
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command = ["chromium", *flags, "--window-size=800,900", f"--user-data-dir={tmp_path / 'profile'}"]
+    shot = tmp_path / "page.png"
+    subprocess.run([*command, f"--screenshot={shot}", path.as_uri()], check=True, capture_output=True, timeout=60)
+    dom = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert "<title>Näme</title>" in dom
+    assert dom.count("<svg") == 3
+    # A blank page of this size is some hundred bytes of PNG.
+    assert shot.stat().st_size > 5_000
 
 
 def test_ticks_are_round_numbers() -> None:

@@ -339,6 +339,10 @@ def _database(folder: Path) -> None:
         connection.execute("create table t (x)")
 
 
+def _no_contract(folder: Path) -> None:
+    (folder / "contract.yaml").unlink()
+
+
 FILES = [
     Case("file: gzip that is none", "contract infer data.csv.gz --target y", "data.csv.gz", prepare=_gzip_lie),
     Case("file: gzip cut off", "contract infer data.csv.gz --target y", "data.csv.gz", prepare=_gzip_cut),
@@ -403,7 +407,7 @@ CALLS = [
     call("contract infer data.csv --target z", "z"),
     call("contract infer data.csv --key z", "z"),
     call("contract infer data.csv --time x", "x"),
-    call("contract check data.csv", "--contract"),
+    Case("call: contract check without a contract", "contract check data.csv", "contract.yaml", prepare=_no_contract),
     call("contract check data.csv --contract nowhere.yaml", "nowhere.yaml"),
     call("contract check nowhere.csv --contract contract.yaml", "nowhere.csv"),
     call("contract check data.csv --contract .", "folder"),

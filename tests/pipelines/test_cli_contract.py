@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headway.components.data_validate.contract import Contract
-from headway.components.errors import HeadwayError, SourceError, UsageError
+from headway.components.errors import ConfigError, HeadwayError, SourceError, UsageError
 from headway.pipelines.cli.contract import app
 
 CONTRACT = """
@@ -104,10 +104,15 @@ class TestCheck:
         assert page.lower().startswith("<!doctype html>")
         assert "distance" in page
 
-    def test_without_a_contract_the_call_is_wrong(self, tmp_path: Path) -> None:
-        result = run("check", table(tmp_path / "t.parquet"))
-        assert result.exit_code == 2
-        assert "--contract" in result.output
+    def test_without_one_named_the_contract_of_this_folder_is_meant(
+        self, tmp_path: Path, contract: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = table(tmp_path / "t.parquet", distance=[1.0] * 50)
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        assert isinstance(run("check", data).exception, ConfigError)
+        (tmp_path / "here" / "contract.yaml").write_text(contract.read_text(encoding="utf-8"), encoding="utf-8")
+        assert run("check", data).exit_code == run("check", data, "-c", contract).exit_code
 
 
 class TestDiff:
