@@ -17,6 +17,8 @@ Status = Literal["good", "warn", "bad", "neutral"]
 WIDTH, HEIGHT = 460, 260
 """Size of a chart in SVG units; it scales to its place."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 40
+_LARGEST, _SMALLEST, _RESOLUTION = 1e300, 1e-290, 1e-12
+"""Numbers beyond these are drawn at the edge, or as if they were equal: no eye could tell them apart."""
 
 
 class Raw(str):
@@ -257,10 +259,10 @@ class _Frame:
         self.xs, self.ys = _widened(xs), _widened(ys)
 
     def x(self, value: float) -> float:
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * (value - self.xs[0]) / (self.xs[1] - self.xs[0])
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * _place(value, self.xs)
 
     def y(self, value: float) -> float:
-        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - self.ys[0]) / (self.ys[1] - self.ys[0])
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * _place(value, self.ys)
 
     def point(self, x: float, y: float) -> str:
         return f"{self.x(x):.1f},{self.y(y):.1f}"
@@ -279,6 +281,12 @@ class _Frame:
         turned = f'transform="rotate(-90 12 {HEIGHT / 2})"'
         lines.append(f'<text x="12" y="{HEIGHT / 2}" text-anchor="middle" {turned}>{escape(y_label)}</text>')
         return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(lines)}{body}</svg>'
+
+
+def _place(value: float, bounds: tuple[float, float]) -> float:
+    """Where a value lies between bounds, 0 to 1; what lies outside is drawn at the edge."""
+    low, high = bounds
+    return (min(max(value, low), high) - low) / (high - low)
 
 
 def _bar(frame: _Frame, left: float, right: float, count: float) -> str:
@@ -314,10 +322,12 @@ def _extent(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _widened(bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = float(bounds[0]), float(bounds[1])
-    if high > low:
+    """Bounds that are apart far enough to divide by their distance, and near enough not to overflow."""
+    low, high = (min(max(float(bound), -_LARGEST), _LARGEST) for bound in bounds)
+    size = max(abs(low), abs(high))
+    if high - low > size * _RESOLUTION and high - low > _SMALLEST:
         return low, high
-    margin = abs(low) * 0.05 or 0.5
+    margin = size * 0.05 if size > _SMALLEST else 0.5
     return low - margin, high + margin
 
 

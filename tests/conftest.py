@@ -1,7 +1,9 @@
 """Fixtures that several packages share: a small real bundle, and an installation in a temporary folder."""
 
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,20 @@ FLIGHTS: dict[str, Any] = {
 }
 
 BundleMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_in_one_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what libraries drop into the system's temporary folder (MLflow's lock files) with the tests' own files."""
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    folder = str(tmp_path_factory.mktemp("t"))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    yield
+    tempfile.tempdir = before[1]
+    if before[0] is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before[0]
 
 
 @pytest.fixture(scope="session")

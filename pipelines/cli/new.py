@@ -39,7 +39,7 @@ def new(
 def _told(out: "Console", project: "NewProject") -> None:
     out.print(
         f"Wrote {project.folder}: predicts {project.target} ({project.task}) "
-        f"from {len(project.features)} columns, {project.rows:,} rows.",
+        f"from {len(project.features)} column{'' if len(project.features) == 1 else 's'}, {project.rows:,} rows.",
         markup=False,
     )
     for note in project.notes:
