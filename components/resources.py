@@ -24,8 +24,13 @@ class Resources:
 
     def apply(self, task: Any) -> Any:
         """Set requests and limits on a KFP task and return the task."""
-        task.set_cpu_request(self.cpu).set_cpu_limit(self.cpu)
-        task.set_memory_request(self.memory).set_memory_limit(self.memory)
+        from kfp.dsl import structures
+
+        # Not by `set_cpu_request` and its like: each reads the source of every frame on the stack, only to name itself
+        # in an error, which makes 0.4 s at every start of a pipeline of six steps.
+        task.container_spec.resources = structures.ResourceSpec(
+            cpu_request=self.cpu, cpu_limit=self.cpu, memory_request=self.memory, memory_limit=self.memory
+        )
         if self.gpus:
             task.set_accelerator_type(self.gpu_type).set_accelerator_limit(self.gpus)
         return task
