@@ -12,8 +12,6 @@ from headway.components.errors import ConfigError, did_you_mean
 MAX_DOCUMENT_BYTES = 1_000_000
 """A document larger than this is refused before it is parsed."""
 
-_SENTENCES: dict[str, str] = {"missing": "is missing", "extra_forbidden": "is not a known key"}
-
 
 class Config(BaseModel):
     """Base of every typed document: immutable, keyword-only, unknown keys refused."""

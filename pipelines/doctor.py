@@ -76,9 +76,10 @@ def _disk() -> Iterator[Finding]:
 def _cores() -> Iterator[Finding]:
     import psutil
 
+    from headway.components.data_validate.table import available_cores
+
     memory = psutil.virtual_memory().total / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("machine", "ok", f"{cores} cores, {memory:.1f} GiB")
+    yield Finding("machine", "ok", f"{available_cores()} cores, {memory:.1f} GiB")
 
 
 def _libraries() -> Iterator[Finding]:

@@ -29,8 +29,6 @@ from headway.components.register.names import model_name
 from headway.components.train.estimators import TrainSpec
 from headway.components.train.estimators import find as find_estimator
 
-SPEC_FILE = "model.yaml"
-
 
 class RegistrySpec(Config):
     """What the registry does with a model that passed the gate."""

@@ -2,7 +2,6 @@
 
 # ruff: noqa: S608 - SQL here is put together from our own text and from names that quote_name() and quote_text() quote.
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +23,14 @@ def connect(workspace: Path, *, memory: str = MEMORY) -> Any:
     """
     import duckdb
 
+    from headway.components.data_validate.table import available_cores
+
     settings = {
         "memory_limit": memory,
         "temp_directory": str(workspace / "spill"),
         # An extension from the network would be code that nobody reviewed, and fails behind a firewall.
         "autoinstall_known_extensions": "false",
-        "threads": str(min(len(os.sched_getaffinity(0)), 8)),
+        "threads": str(min(available_cores(), 8)),
     }
     connection = duckdb.connect(":memory:", config=settings)
     connection.execute("SET TimeZone = 'UTC'")
