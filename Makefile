@@ -64,7 +64,7 @@ $(VENV)/bin/uv:
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
 
 $(VENV)/installed: $(VENV)/bin/uv pyproject.toml requirements.lock
-	$(UV) --editable '.[pipelines,example]'
+	$(UV) --editable '.[pipelines,serving,embedded,kubernetes,example]'
 	@mkdir -p .dev/headway && for folder in components pipelines serving; do ln -sfn ../../$$folder .dev/headway/$$folder; done
 	@touch $@
 

@@ -21,9 +21,17 @@
     │   ├── PromotionConflictError  another promotion got there first
     │   └── LedgerError             the chain of the ledger is broken
     ├── TrustError            HW7xx a bundle must not be loaded
-    └── PipelineError         HW8xx a pipeline could not be compiled, run or submitted
-        ├── StepFailedError         a step of a run failed; carries the step's own traceback
-        └── PlatformError           Kubeflow Pipelines or MLflow could not be reached, or said no
+    ├── PipelineError         HW8xx a pipeline could not be compiled, run or submitted
+    │   ├── StepFailedError         a step of a run failed; carries the step's own traceback
+    │   └── PlatformError           Kubeflow Pipelines or MLflow could not be reached, or said no
+    └── ServingError          HW9xx serving, a release or an experiment was refused or failed
+        ├── GatewayError            Envoy or the supervisor could not be started, reached, or refused a configuration
+        ├── NotReadyError           a variant did not become ready in time
+        ├── ReleaseError            a release cannot do that now
+        │   └── ReleaseConflictError    another driver or another person got there first
+        ├── ClusterError            the Kubernetes API said no
+        ├── MeasurementError        live metrics could not be read: never "healthy", never "failed"
+        └── ExperimentError         an experiment cannot do that now, or does not know that variant
 
 An error says what was wrong, what was expected, and what to do; `str(error)` is those three as one text, and
 `error.code` stays the same from release to release.
@@ -252,6 +260,54 @@ class PlatformError(PipelineError):
     """Kubeflow Pipelines or MLflow could not be reached, or said no."""
 
     code = "HW802"
+
+
+class ServingError(HeadwayError):
+    """Serving, a release or an experiment was refused or failed."""
+
+    code = "HW900"
+
+
+class GatewayError(ServingError):
+    """Envoy or the supervisor could not be started, reached, or refused a configuration."""
+
+    code = "HW901"
+
+
+class NotReadyError(ServingError):
+    """A variant did not become ready in time."""
+
+    code = "HW902"
+
+
+class ReleaseError(ServingError):
+    """A release cannot do that now: an illegal transition, a plan that no platform can carry out."""
+
+    code = "HW903"
+
+
+class ReleaseConflictError(ReleaseError):
+    """Another driver or another person got there first; nothing was changed."""
+
+    code = "HW904"
+
+
+class ClusterError(ServingError):
+    """The Kubernetes API could not be reached, or said no."""
+
+    code = "HW905"
+
+
+class MeasurementError(ServingError):
+    """Live metrics could not be read. It says nothing about the model: neither that it is healthy nor that it fails."""
+
+    code = "HW906"
+
+
+class ExperimentError(ServingError):
+    """An experiment cannot do that now, or does not know that variant."""
+
+    code = "HW907"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ setting's name in capitals behind `HEADWAY_`. `headway config` prints each setti
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -51,6 +51,24 @@ class Settings(Config):
     """A session cookie for Kubeflow Pipelines, such as `authservice_session=…`."""
     kfp_service_account_token: Path | None = None
     """A projected service-account token file for Kubeflow Pipelines."""
+    platform: Literal["embedded", "kubeflow"] = "embedded"
+    """Where endpoints are served: processes on this machine behind Envoy, or InferenceServices on a cluster."""
+    gateway_port: int = Field(default=8080, ge=0, le=65_535)
+    """The embedded gateway's port on 127.0.0.1; 0 takes a free one at the first start and keeps it."""
+    serving_namespace: str = "default"
+    """The Kubernetes namespace of InferenceServices."""
+    serving_mode: Literal["gateway", "canary", "knative"] = "gateway"
+    """How traffic is split on a cluster: weighted HTTPRoute, KServe's `spec.canary`, or `canaryTrafficPercent`."""
+    serving_image: str = "headway-serving:0.1.0"
+    """The image of the model server (serving/Containerfile). A release names it by digest."""
+    serving_gateway: str = "kserve/kserve-ingress-gateway"
+    """The Gateway that HTTPRoutes attach to, as NAMESPACE/NAME."""
+    serving_domain: str = "example.com"
+    """What an endpoint's host name ends in: NAME.NAMESPACE.DOMAIN."""
+    prometheus_url: str = ""
+    """The Prometheus that scrapes gateway and servers of a cluster."""
+    manifests_folder: Path | None = None
+    """A Git working folder that gets the manifests of each new route, so that GitOps keeps what a release decided."""
     threads: int = Field(default=0, ge=0)
     """Threads that a step may use; 0 means as many as there are cores for this process."""
 

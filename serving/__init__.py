@@ -1,1 +1,1 @@
-"""Serving: what answers requests. The release work fills it; today it is the package's place in the layers."""
+"""Serving: the model server, the platforms it runs on, and the releases that move traffic between versions."""

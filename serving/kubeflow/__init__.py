@@ -1,0 +1,1 @@
+"""Serving on a cluster: InferenceServices, ServingRuntimes and HTTPRoutes."""

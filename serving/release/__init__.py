@@ -1,0 +1,1 @@
+"""Releases: moving traffic from one version to another, and back when the numbers say so."""

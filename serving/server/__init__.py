@@ -1,0 +1,1 @@
+"""The model server: one bundle behind the Open Inference Protocol, each request checked against the contract."""
