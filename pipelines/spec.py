@@ -12,7 +12,7 @@ each, so that a step's cache key holds what the step reads and nothing else.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import field_validator
 
@@ -28,6 +28,9 @@ from headway.components.ingest.split import Split
 from headway.components.register.names import model_name
 from headway.components.train.estimators import TrainSpec
 from headway.components.train.estimators import find as find_estimator
+from headway.serving.release.plan import ReleaseSpec
+
+_Section = TypeVar("_Section", bound=Config)
 
 
 class RegistrySpec(Config):
@@ -58,6 +61,8 @@ class ModelSpec(Config):
     evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and what the gate demands."""
     registry: RegistrySpec = RegistrySpec()
+    release: ReleaseSpec = ReleaseSpec()
+    """How a version takes over live traffic."""
 
     def check(self, contract: Contract) -> None:
         """Hold the sections against each other and against the contract, before anything runs.
@@ -114,6 +119,22 @@ def load_spec(path: Path, overrides: list[str] | None = None) -> ModelSpec:
     for override in overrides:
         _apply(data, override)
     return ModelSpec.parse(data, where=f"{path} with {' '.join(overrides)}")
+
+
+def change(section: _Section, assignments: list[str]) -> _Section:
+    """A document with `key.key=value` changes.
+
+    Raises:
+        ConfigError: A key does not exist or a value is wrong.
+
+    Example:
+        >>> change(ReleaseSpec(), ["steps=[10, 100]", "guards.latency.quantile=0.95"]).steps
+        [10.0, 100.0]
+    """
+    data = section.model_dump(mode="json", exclude_defaults=True)
+    for assignment in assignments:
+        _apply(data, assignment)
+    return section.parse(data, where=f"{section.document} with {' '.join(assignments)}")
 
 
 def pipeline_arguments(spec: ModelSpec, contract: Contract) -> dict[str, str | bool]:

@@ -15,6 +15,7 @@ Every strategy becomes a list of *stages*, which the engine walks through withou
     ab           one stage with fixed shares, until the experiment decides or is stopped
     shadow       one stage at 0 % in which the newcomer gets copies of the traffic
     first        100 % at once: the endpoint's first variant, which nothing can be compared with
+    rollback     100 % at once, to a version that served before: no checks and no verdict stand in its way
 """
 
 import itertools
@@ -37,6 +38,7 @@ class Strategy(StrEnum):
     AB = "ab"
     SHADOW = "shadow"
     FIRST = "first"
+    ROLLBACK = "rollback"
 
 
 class ErrorGuard(Config):
@@ -148,6 +150,8 @@ class ReleaseSpec(Config):
             raise ValueError(f"the steps must rise, got {_shown(self.steps)}")
         if self.steps[0] <= 0 or self.steps[-1] != 100:
             raise ValueError(f"the steps must start above 0 and end at 100, got {_shown(self.steps)}")
+        if self.strategy is Strategy.CANARY and len(self.steps) == 1:
+            raise ValueError("a canary needs a step below 100; `blue_green` moves all traffic at once")
         if self.shares and (len(self.shares) < 2 or abs(sum(self.shares) - 100) > 1e-9 or min(self.shares) <= 0):
             raise ValueError(f"the shares must be two or more above 0 that add up to 100, got {_shown(self.shares)}")
         fractions = [value for value in (*self.steps, *self.shares, self.mirror) if (value * 100) % 1]
@@ -197,8 +201,9 @@ def stages(spec: ReleaseSpec, variants: int) -> list[Stage]:
             return [Stage(weights=_shares(spec.shares, variants))]
         case Strategy.SHADOW:
             return [Stage(weights=[TOTAL_WEIGHT, 0], mirror_weight=round(spec.mirror * 100))]
-        case Strategy.FIRST:
-            return [Stage(weights=[TOTAL_WEIGHT], judged=False, concurrent=False)]
+        case Strategy.FIRST | Strategy.ROLLBACK:
+            alone = [0] * (variants - 1) + [TOTAL_WEIGHT]
+            return [Stage(weights=alone, judged=False, concurrent=False)]
 
 
 def _canary(percent: float) -> Stage:

@@ -1,0 +1,5 @@
+"""`python -m headway.serving.release`: drive every active release."""
+
+from headway.serving.release.driver import drive
+
+drive()
