@@ -1,0 +1,83 @@
+"""What REST and gRPC share of one request: who asks, and what is counted and logged once it is answered."""
+
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from headway.serving.server.exchange import MAX_ID
+from headway.serving.server.payload_log import Entry
+from headway.serving.server.refusal import ContractRefusal, Refusal
+from headway.serving.server.rows import Rows
+from headway.serving.server.scoring import Scored
+
+if TYPE_CHECKING:
+    from headway.serving.server.model import HeadwayModel
+
+SHADOW = "-shadow"
+"""What Envoy appends to the host of a mirrored request."""
+_PRINTABLE = re.compile(r"[\x21-\x7e][\x20-\x7e]*")
+
+
+def new_id() -> str:
+    """An id for a request that has none."""
+    return str(uuid.uuid4())
+
+
+def usable(header: bytes | None) -> str | None:
+    """A header's value as an id: short and printable, or None."""
+    if header is None or len(header) > MAX_ID:
+        return None
+    text = header.decode("latin-1")
+    return text if _PRINTABLE.fullmatch(text) else None
+
+
+def is_mirrored(host: bytes | None) -> bool:
+    """Whether a host is one that Envoy gave a mirrored request: `api-shadow`, or `api-shadow:8080`."""
+    return host is not None and host.partition(b":")[0].endswith(SHADOW.encode())
+
+
+class Answering:
+    """One inference request, from its first byte to its place in metrics and payload log."""
+
+    __slots__ = ("_model", "code", "host", "id", "refusal", "rows", "scored", "started", "user")
+
+    def __init__(self, model: "HeadwayModel", *, id: str | None, user: str | None, host: bytes | None) -> None:  # noqa: A002
+        self.started = time.perf_counter()
+        self._model = model
+        self.id = id or new_id()
+        self.user = user
+        self.host = host
+        self.code = 200
+        self.rows: Rows | None = None
+        self.scored: Scored | None = None
+        self.refusal: Refusal | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first byte."""
+        return time.perf_counter() - self.started
+
+    def finish(self) -> None:
+        """Count the request, and hand it to the payload log."""
+        model, metrics = self._model, self._model.metrics
+        seconds = time.perf_counter() - self.started
+        metrics.answered(self.code, seconds)
+        scored = self.scored
+        if scored is not None and scored.score is not None:
+            metrics.scores.add_all(scored.score)
+        if isinstance(self.refusal, ContractRefusal):
+            metrics.refused(self.refusal.fields)
+        if model.payloads is None:
+            return
+        model.payloads.put(
+            Entry(
+                id=self.id,
+                user=self.user,
+                mirrored=is_mirrored(self.host),
+                code=self.code,
+                seconds=seconds,
+                kept=None if scored is None or self.rows is None else self.rows.kept,
+                scored=scored,
+            )
+        )
