@@ -50,8 +50,9 @@ bench-pipeline: install-dev  ## `headway run` against the same functions in one 
 	$(BIN)/python tests/benchmarks/pipeline.py
 
 lock: install-dev  ## resolve every dependency anew, for Python 3.11 and 3.12
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
-		pyproject.toml --output-file requirements.lock
+	# Without torch: which build is right depends on the machine (install-torch).
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra s3 --extra gcs --no-annotate \
+		--no-header --upgrade pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what was installed and what runs have left
 	rm -rf $(VENV) .dev .headway .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
