@@ -1,0 +1,1 @@
+"""Tuning: a search over hyperparameters, the same on one machine and on a cluster."""
