@@ -42,9 +42,10 @@ class Answering:
 
     __slots__ = ("_model", "code", "host", "id", "refusal", "rows", "scored", "started", "user")
 
-    def __init__(self, model: "HeadwayModel", *, id: str | None, user: str | None, host: bytes | None) -> None:  # noqa: A002
+    def __init__(self, model: "HeadwayModel", *, id: str | None, user: str | None, host: bytes | None) -> None:
         self.started = time.perf_counter()
         self._model = model
+        model.in_work += 1
         self.id = id or new_id()
         self.user = user
         self.host = host
@@ -58,8 +59,13 @@ class Answering:
         """Time since the first byte."""
         return time.perf_counter() - self.started
 
+    def abandon(self) -> None:
+        """Forget the request: nobody is left to answer."""
+        self._model.in_work -= 1
+
     def finish(self) -> None:
         """Count the request, and hand it to the payload log."""
+        self._model.in_work -= 1
         model, metrics = self._model, self._model.metrics
         seconds = time.perf_counter() - self.started
         metrics.answered(self.code, seconds)

@@ -8,6 +8,7 @@ of `refusal.py`, those of kserve's own routes included.
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -17,14 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from headway.components.errors import did_you_mean
 from headway.serving.server.answers import Answering, usable
-from headway.serving.server.exchange import BINARY_HEADER, JSON, V1, V2, Body, Form, Simple
+from headway.serving.server.exchange import JSON, V1, V2, Body, Form, Simple
 from headway.serving.server.logs import LOGGER, tell
 from headway.serving.server.metrics import CONTENT_TYPE
 from headway.serving.server.model import HeadwayModel
 from headway.serving.server.openapi import document
-from headway.serving.server.refusal import Refusal, bad, busy
+from headway.serving.server.refusal import Refusal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -56,11 +56,10 @@ class App:
         self._forms: dict[str, type[Form]] = {}
         self._settings = model.settings
         self._variant = model.settings.variant_name.encode()
-        self._in_work = 0
         kserve_app.router.routes[:0] = self._routes()
-        for kind in (HTTPException, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
-            kserve_app.add_exception_handler(kind, _told)
+        kserve_app.add_exception_handler(HTTPException, _told)
         kserve_app.add_exception_handler(Refusal, _refused)
+        kserve_app.add_exception_handler(Exception, _broke)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -74,11 +73,10 @@ class App:
 
     def open(self) -> None:
         """Take inference requests, once the model is ready."""
-        name, settings = self._model.name, self._settings
+        name = self._model.name
         self._forms = {f"/v2/models/{name}/infer": V2, f"/v1/models/{name}:predict": V1, "/predict": Simple}
-        for version in (self._model.card.version, str(settings.version), settings.semver):
-            if version and version != "0":
-                self._forms[f"/v2/models/{name}/versions/{version}/infer"] = V2
+        for version in self._model.versions:
+            self._forms[f"/v2/models/{name}/versions/{version}/infer"] = V2
 
     async def _infer(self, form: type[Form], scope: Scope, receive: Receive, send: Send) -> None:
         model = self._model
@@ -86,16 +84,15 @@ class App:
         answering = Answering(
             model, id=usable(headers.get(REQUEST_ID)), user=usable(headers.get(USER)), host=headers.get(b"host")
         )
-        self._in_work += 1
         try:
-            if self._in_work > self._settings.max_requests:
-                raise busy("Too many requests are in work")
+            model.admit()
             call = form(model.card, await self._body(headers, receive), headers)
             answering.id = call.id or answering.id
             answering.rows = call.rows
             answering.scored = scored = await model.score(call.rows)
             body = call.answer(scored, answering.id, answering.seconds)
         except Gone:
+            answering.abandon()
             return
         except Refusal as refusal:
             answering.refusal, answering.code = refusal, refusal.status
@@ -103,8 +100,6 @@ class App:
         except Exception:
             answering.code = 500
             body = _failed(answering.id)
-        finally:
-            self._in_work -= 1
         await self._send(send, answering, body)
         answering.finish()
         if self._settings.access_log:
@@ -188,8 +183,10 @@ class App:
             ("/metrics", self._metrics, read),
             ("/openapi.json", self._openapi, read),
             ("/predict", self._unready, ["POST"]),
+            ("/v1/models/{name}", self._ready, read),
             ("/v1/models/{name}:predict", self._unready, ["POST"]),
             ("/v1/models/{name}:explain", self._no_explainer, ["POST"]),
+            ("/v2", self._server, read),
             ("/v2/health/ready", self._ready, read),
             ("/v2/models/{name}", self._metadata, read),
             ("/v2/models/{name}/ready", self._ready, read),
@@ -217,6 +214,9 @@ class App:
         self._require()
         return _json(document(self._model))
 
+    async def _server(self, request: Request) -> Response:
+        return _json({"name": "headway", "version": version("headway"), "extensions": ["binary_tensor_data"]})
+
     async def _metadata(self, request: Request) -> Response:
         self._require(request)
         return _json(self._model.metadata())
@@ -241,19 +241,9 @@ class App:
         raise Refusal(HTTPStatus.FORBIDDEN, "The model repository is closed: this server serves one bundle")
 
     def _require(self, request: Request | None = None) -> None:
-        """Refuse while there is no model, or for another model's or version's name."""
-        model = self._model
-        if not model.answers:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"Not ready: {model.reason}", headers={"retry-after": "1"})
+        """Refuse while there is no model, and another model's name or version."""
         asked = {} if request is None else request.path_params
-        name, version = asked.get("name", model.name), asked.get("version")
-        if name != model.name:
-            near = did_you_mean(name[:80], [model.name])
-            raise Refusal(HTTPStatus.NOT_FOUND, f"Unknown model {name[:80]!r}{near}")
-        settings = self._settings
-        known = {model.card.version, str(settings.version), settings.semver}
-        if version is not None and (version not in known or version in ("", "0")):
-            raise Refusal(HTTPStatus.NOT_FOUND, f"Unknown version {version[:80]!r}; this is {model.card.version}")
+        self._model.require(asked.get("name", self._model.name), asked.get("version"))
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -265,7 +255,7 @@ def _body(refusal: Refusal) -> Body:
     return Body(orjson.dumps(refusal.document), JSON, headers)
 
 
-def _failed(id: str) -> Body:  # noqa: A002
+def _failed(id: str) -> Body:
     """What a client gets when something broke: the id under which the log has it, and nothing else."""
     LOGGER.exception("a request failed", extra={"fields": {"request_id": id}})
     return Body(orjson.dumps({"error": f"The server failed; its log has the request {id}", "fields": []}))
@@ -275,11 +265,13 @@ async def _refused(request: Request, refusal: Any) -> Response:
     return _json(refusal.document, refusal.status, refusal.headers)
 
 
+async def _broke(request: Request, error: Exception) -> Response:
+    """A route failed; Starlette re-raises the error, and the listener logs it."""
+    return _json({"error": "The server failed; its log has more", "fields": []}, 500)
+
+
 async def _told(request: Request, error: Any) -> Response:
     """Starlette's own answers in our shape: unknown paths and methods."""
     words = {404: f"Nothing is at {request.url.path[:200]}", 405: f"{request.method} is not possible here"}
     status = getattr(error, "status_code", 500)
     return _json({"error": words.get(status, HTTPStatus(status).phrase), "fields": []}, status, error.headers)
-
-
-__all__ = ["BINARY_HEADER", "App", "bad"]

@@ -107,8 +107,7 @@ class Calls:
         work.add_done_callback(lambda done: self._finished(loop, batch, done))
 
     def _take(self) -> "list[_Waiting]":
-        """The first that wait and fit into one call; those whose client is gone or was told that it took too long
-        are left out."""
+        """The first that wait and fit into one call, without those who gave up waiting."""
         batch: list[_Waiting] = []
         size = 0
         while self._waiting:

@@ -10,8 +10,8 @@ from headway.serving.server.scoring import Scored
 class Cache:
     """A bounded memory of predictions, for the event loop only.
 
-    The key is the checked request, so `17` and `17.0` for a number are one key, and nothing that the model does not see
-    is part of it. A model's answer to equal rows is equal, so nothing ever grows stale: another model is another server.
+    The key is the checked request as the model sees it, so `17` and `17.0` for a number are one key. A model's answer
+    to equal rows is equal, so nothing grows stale: another model is another server.
 
     Args:
         most: Predictions to keep.

@@ -15,11 +15,18 @@ import orjson
 
 from headway.components.bundle import Port
 from headway.components.errors import did_you_mean
-from headway.serving.server import tensors
 from headway.serving.server.refusal import ContractRefusal, bad, too_many_rows
 from headway.serving.server.rows import Checker, Rows, checked
 from headway.serving.server.scoring import Scored
-from headway.serving.server.tensors import COLUMN_DATATYPES, Tensor
+from headway.serving.server.tensors import (
+    COLUMN_DATATYPES,
+    SHOWN,
+    Tensor,
+    fits,
+    from_json,
+    from_json_and_bytes,
+    to_bytes,
+)
 
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
@@ -62,7 +69,7 @@ class Form(Protocol):
 
     def __init__(self, card: Card, body: bytes, headers: Headers) -> None: ...
 
-    def answer(self, scored: Scored, id: str, seconds: float) -> Body:  # noqa: A002
+    def answer(self, scored: Scored, id: str, seconds: float) -> Body:
         """The body with the prediction."""
 
 
@@ -82,13 +89,13 @@ class V2:
         if not isinstance(inputs, list) or not inputs:
             raise bad("`inputs` is missing", field="inputs", expected="a list of tensors", got=_got(document, "inputs"))
         self._read_outputs(document)
-        found = tensors.json_tensors(inputs) if raw is None else tensors.binary_tensors(inputs, raw)
+        found = [from_json(item) for item in inputs] if raw is None else from_json_and_bytes(inputs, raw)
         self.rows = tensor_rows(card, found)
 
     def _read_outputs(self, document: dict[str, Any]) -> None:
         """Which outputs are wanted, and which of them in the binary form."""
         parameters = document.get("parameters")
-        all_binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
+        all_binary = type(parameters) is dict and parameters.get("binary_data_output") is True
         known = {port.name: port for port in self._card.outputs}
         wanted = document.get("outputs")
         if not wanted and wanted in (None, []):
@@ -96,15 +103,15 @@ class V2:
             return
         self._outputs = []
         for item in wanted if isinstance(wanted, list) else [None]:
-            name = item.get("name") if isinstance(item, dict) else None
+            output = item if isinstance(item, dict) else {}
+            name, own = output.get("name"), output.get("parameters")
             if not isinstance(name, str) or name not in known:
-                shown = repr(name[:80]) if isinstance(name, str) else "no name of an output"
+                shown = repr(name[:SHOWN]) if isinstance(name, str) else "no name of an output"
                 raise bad("Unknown output", field="outputs", expected=f"some of {', '.join(known)}", got=shown)
-            own = item.get("parameters")
             binary = own.get("binary_data", all_binary) is True if isinstance(own, dict) else all_binary
             self._outputs.append((known[name], binary))
 
-    def answer(self, scored: Scored, id: str, seconds: float) -> Body:  # noqa: A002
+    def answer(self, scored: Scored, id: str, seconds: float) -> Body:
         """`outputs` with the tensors that the signature names."""
         outputs: list[dict[str, Any]] = []
         binary: list[bytes] = []
@@ -115,7 +122,7 @@ class V2:
             datatype = COLUMN_DATATYPES[port.type]
             tensor: dict[str, Any] = {"name": port.name, "datatype": datatype, "shape": [len(values)]}
             if as_bytes:
-                binary.append(tensors.encode_binary(values, datatype))
+                binary.append(to_bytes(values, datatype))
                 tensor["parameters"] = {"binary_data_size": len(binary[-1])}
             else:
                 tensor["data"] = values.tolist() if datatype == "BYTES" else values
@@ -148,7 +155,7 @@ class V1:
         else:
             self.rows = checked(card.checker.records, instances)
 
-    def answer(self, scored: Scored, id: str, seconds: float) -> Body:  # noqa: A002
+    def answer(self, scored: Scored, id: str, seconds: float) -> Body:
         """`predictions`, one an instance, and beside them the probabilities."""
         answer: dict[str, Any] = {"predictions": scored.labels.tolist()}
         if scored.probability is not None:
@@ -176,14 +183,16 @@ class Simple:
                 got=_got(document, "features"),
             )
         for key in document.keys() - self._KEYS:
-            raise bad("Unknown key beside `features`", field=key[:80], expected="only features and id", got="this key")
-        if self._one:
-            self.rows = checked(card.checker.record, features)
-        else:
+            raise bad(
+                "Unknown key beside `features`", field=key[:SHOWN], expected="only features and id", got="this key"
+            )
+        if isinstance(features, list):
             check_count(card, len(features))
             self.rows = checked(card.checker.records, features)
+        else:
+            self.rows = checked(card.checker.record, features)
 
-    def answer(self, scored: Scored, id: str, seconds: float) -> Body:  # noqa: A002
+    def answer(self, scored: Scored, id: str, seconds: float) -> Body:
         """The prediction, or for a list `predictions` in the same order."""
         labels = scored.labels.tolist()
         probabilities = None if scored.probability is None else scored.probability.tolist()
@@ -231,27 +240,27 @@ def _matrix_rows(card: Card, tensor: Tensor) -> Rows:
     expected = len(card.checker.names)
     if width != expected:
         wanted = f"the shape [rows, {expected}], a column for each feature in the contract's order"
-        raise ContractRefusal.field(tensor.name[:80], wanted, f"the shape [{count}, {width}]")
+        raise ContractRefusal.field(tensor.name[:SHOWN], wanted, f"the shape [{count}, {width}]")
     if tensor.datatype in ("BOOL", "BYTES"):
-        raise ContractRefusal.field(tensor.name[:80], "a numeric datatype, such as FP64", tensor.datatype)
+        raise ContractRefusal.field(tensor.name[:SHOWN], "a numeric datatype, such as FP64", tensor.datatype)
     return checked(card.checker.flat, tensor.values, count)
 
 
 def _check_column(card: Card, tensor: Tensor, count: int, before: Mapping[str, Any]) -> None:
     name = tensor.name
     if name in before:
-        raise bad("Two tensors have one name", field=name[:80], expected="one tensor a field", got="two")
+        raise bad("Two tensors have one name", field=name[:SHOWN], expected="one tensor a field", got="two")
     if tensor.shape not in ([count], [count, 1]):
         raise bad(
-            f"The shape of {name[:80]!r} is wrong",
-            field=name[:80],
+            f"The shape of {name[:SHOWN]!r} is wrong",
+            field=name[:SHOWN],
             expected=f"[{count}] or [{count}, 1], as long as the first tensor",
-            got=str(tensor.shape)[:80],
+            got=str(tensor.shape)[:SHOWN],
         )
     kind = card.kinds.get(name)
-    if kind is not None and not tensors.fits(kind, tensor.datatype):
+    if kind is not None and not fits(kind, tensor.datatype):
         wanted = f"a tensor of datatype {COLUMN_DATATYPES[kind]}, as the contract has a {kind} here"
-        raise ContractRefusal.field(name[:80], wanted, tensor.datatype)
+        raise ContractRefusal.field(name[:SHOWN], wanted, tensor.datatype)
 
 
 def check_count(card: Card, count: int) -> None:
@@ -313,7 +322,7 @@ def _header_length(header: bytes, size: int) -> int:
 
 def _near_key(document: dict[str, Any]) -> str:
     unknown = next(iter(document), "")
-    return did_you_mean("features", [unknown[:80]]) and f" - is it {unknown[:80]!r}?"
+    return did_you_mean("features", [unknown[:SHOWN]]) and f" - is it {unknown[:SHOWN]!r}?"
 
 
 def _told(labels: list[Any], probabilities: list[float] | None, row: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The kserve Model: a bundle from being opened to being ready, and the calls that requests make."""
 
 import functools
+import gc
 import json
-import sys
 import time
 from enum import StrEnum
 from typing import Any
@@ -15,20 +15,19 @@ from headway.components.trust import TrustedModel, load_bundle, load_policy
 from headway.serving.server.batching import Calls
 from headway.serving.server.cache import Cache
 from headway.serving.server.exchange import Card, tensor_rows
+from headway.serving.server.kserve_imports import kserve_imports
 from headway.serving.server.logs import LOGGER, tell, tell_error
 from headway.serving.server.metrics import Metrics
 from headway.serving.server.payload_log import PayloadLog, Source
+from headway.serving.server.refusal import Refusal, busy
 from headway.serving.server.rows import Checker, Rows, checked
 from headway.serving.server.scoring import Scored, Scorer, default_edges, joined
 from headway.serving.server.settings import ServerSettings
-from headway.serving.server.tensors import COLUMN_DATATYPES, Tensor
+from headway.serving.server.tensors import COLUMN_DATATYPES, SHOWN, Tensor
 
-_ARGUMENTS, sys.argv = sys.argv, sys.argv[:1]  # kserve reads the process's command line while it is imported
-try:
-    from kserve import InferRequest, InferResponse, Model
+with kserve_imports():
+    from kserve import InferOutput, InferRequest, InferResponse, Model
     from kserve.errors import InvalidInput
-finally:
-    sys.argv = _ARGUMENTS
 
 _WARM_CALLS = 20
 
@@ -62,6 +61,8 @@ class HeadwayModel(Model):  # type: ignore[misc]
         self.calls: Calls
         self.payloads: PayloadLog | None = None
         self.failure: HeadwayError | None = None
+        self.in_work = 0
+        """Inference requests that are not answered yet."""
         self._cache = Cache(settings.cache) if settings.cache else None
 
     # ---- from nothing to ready, and to the end
@@ -76,6 +77,8 @@ class HeadwayModel(Model):  # type: ignore[misc]
         try:
             self._open()
             self._warm_up()
+            gc.collect()
+            gc.freeze()  # what is here now stays: collections during requests need not look at it
         except HeadwayError as error:
             self._fail(error)
         except Exception:
@@ -194,6 +197,12 @@ class HeadwayModel(Model):  # type: ignore[misc]
             "signer": self.bundle.signer,
         }
 
+    @property
+    def versions(self) -> list[str]:
+        """All that a client may call the version."""
+        number = str(self.settings.version) if self.settings.version else ""
+        return [name for name in dict.fromkeys([self.card.version, number, self.settings.semver]) if name]
+
     def get_input_types(self) -> list[dict[str, Any]]:
         """A tensor for each feature, as V2's metadata has it."""
         kinds = self.card.kinds
@@ -208,7 +217,7 @@ class HeadwayModel(Model):  # type: ignore[misc]
         """V2's model metadata."""
         return {
             "name": self.name,
-            "versions": [self.card.version],
+            "versions": self.versions,
             "platform": f"headway_{self.bundle.format}",
             "inputs": self.get_input_types(),
             "outputs": self.get_output_types(),
@@ -232,6 +241,28 @@ class HeadwayModel(Model):  # type: ignore[misc]
         }
 
     # ---- predicting
+
+    def require(self, name: str, version: str | None = None) -> None:
+        """Refuse while there is no model, and another model's name or version.
+
+        Raises:
+            Refusal: 503 or 404.
+        """
+        if not self.answers:
+            raise Refusal(503, f"Not ready: {self.reason}", headers={"retry-after": "1"})
+        if name != self.name:
+            raise Refusal(404, f"Unknown model {name[:SHOWN]!r}{did_you_mean(name[:SHOWN], [self.name])}")
+        if version and version not in self.versions:
+            raise Refusal(404, f"Unknown version {version[:SHOWN]!r}; this is {self.card.version}")
+
+    def admit(self) -> None:
+        """Refuse a request, already counted, when too many are in work.
+
+        Raises:
+            Refusal: 503, and when to come again.
+        """
+        if self.in_work > self.settings.max_requests:
+            raise busy("Too many requests are in work")
 
     async def score(self, rows: Rows) -> Scored:
         """The prediction for checked rows, wherever it comes from.
@@ -260,8 +291,6 @@ class HeadwayModel(Model):  # type: ignore[misc]
             headers: Not looked at.
             response_headers: Gets the variant.
         """
-        from headway.serving.server.refusal import Refusal
-
         if response_headers is not None:
             response_headers["x-variant"] = self.settings.variant_name
         try:
@@ -278,8 +307,6 @@ class HeadwayModel(Model):  # type: ignore[misc]
         return {"predictions": (await self.score(rows)).labels.tolist()}
 
     def _infer_response(self, request: Any, scored: Scored) -> Any:
-        from kserve import InferOutput
-
         from headway.serving.server.answers import new_id
 
         outputs = []

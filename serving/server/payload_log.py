@@ -53,7 +53,7 @@ class Entry:
     def __init__(
         self,
         *,
-        id: str,  # noqa: A002 - the column's name
+        id: str,
         user: str | None,
         mirrored: bool,
         code: int,
@@ -143,7 +143,7 @@ class PayloadLog:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        import pyarrow.compute  # noqa: F401 - slow to load, so not while requests come
+        import pyarrow.compute
         import pyarrow.parquet  # noqa: F401
 
         while not self._closing:

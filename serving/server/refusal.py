@@ -1,7 +1,7 @@
 """Why a request gets no prediction: a status, a sentence, and the fields that are wrong.
 
-Every such answer has one shape, `{"error": "…", "fields": [{"field", "expected", "got", "row"?}]}`, in REST; in gRPC the
-sentence is the status' text and the document its trailing metadata.
+Every such answer has one shape in REST, `{"error": "…", "fields": [{"field", "expected", "got", "row"?}]}`. In gRPC the
+sentence is the status' text, and the document stands in the trailing metadata.
 """
 
 from http import HTTPStatus

@@ -1,10 +1,15 @@
-"""kserve's ModelServer, run our way."""
+"""kserve's ModelServer, run our way.
+
+What kserve 0.20 does otherwise, and why: it binds all interfaces; it sets up an event loop that `asyncio.run` then
+throws away, so uvloop is never used; it refuses to start without a ready model, and then answers 404 for it; it logs
+four lines a request; it closes its listener in the moment of SIGTERM, while the router still sends it requests.
+"""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
-import sys
 from typing import Any
 
 import uvicorn
@@ -12,31 +17,20 @@ import uvloop
 
 from headway.components.errors import GatewayError
 from headway.serving.server.app import App
+from headway.serving.server.kserve_imports import kserve_imports
 from headway.serving.server.logs import tell
 from headway.serving.server.model import HeadwayModel
 from headway.serving.server.settings import ServerSettings
 
-_ARGUMENTS, sys.argv = sys.argv, sys.argv[:1]
-try:
+with kserve_imports():
     from kserve import ModelServer
     from kserve.model_server import app as kserve_app
-    from kserve.protocol.rest.server import RESTServer
-finally:
-    sys.argv = _ARGUMENTS
+    from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
+    from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
 KEEP_ALIVE_SECONDS = 65
 """Longer than a proxy keeps an idle connection, so that the proxy closes first and loses no request."""
 _BACKLOG = 2_048
-
-
-class Listener(uvicorn.Server):
-    """uvicorn, which leaves signals to us."""
-
-    def capture_signals(self) -> Any:
-        """Capture none."""
-        import contextlib
-
-        return contextlib.nullcontext()
 
 
 class Server(ModelServer):  # type: ignore[misc]
@@ -50,40 +44,35 @@ class Server(ModelServer):  # type: ignore[misc]
         super().__init__(http_port=settings.port, grpc_port=settings.grpc_port, enable_grpc=bool(settings.grpc_port))
         self.settings = settings
         self.model = HeadwayModel(settings)
-
-    def start(self, models: list[HeadwayModel]) -> None:
-        """Serve until a signal says stop."""
-        (self.model,) = models
-        uvloop.run(self._serve())
-
-    async def _serve(self) -> None:
-        settings = self.settings
-        rest = RESTServer("", self.dataplane, self.model_repository_extension, settings.port)
-        rest._register_endpoints(kserve_app)
-        rest._add_exception_handlers(kserve_app)
+        register_v1_endpoints(kserve_app, self.dataplane, self.model_repository_extension)
+        register_v2_endpoints(kserve_app, self.dataplane, self.model_repository_extension)
         self._app = App(self.model, kserve_app)
-        config = uvicorn.Config(
-            self._app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            backlog=_BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(settings.grace_seconds),
-        )
-        self._listener = Listener(config)
+        self._listener = _Listener(_listening(self._app, settings))
+        self._grpc: Any = None
+
+    def run(self) -> None:
+        """Serve until a signal says stop.
+
+        Raises:
+            GatewayError: A port is taken.
+        """
+        uvloop.run(self._run())
+
+    async def _run(self) -> None:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
         with _bind(settings.host, settings.port) as listening:
-            tell("listening", host=settings.host, port=listening.getsockname()[1], pid=os.getpid())
-            loop = asyncio.get_running_loop()
+            if settings.grpc_port:
+                await self._start_grpc()
+            port = listening.getsockname()[1]
+            tell("listening", host=settings.host, port=port, grpc_port=settings.grpc_port, pid=os.getpid())
             for sig in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(sig, self._begin_drain)
             loading = loop.create_task(self._load())
             await self._listener.serve(sockets=[listening])
             await loading
+        if self._grpc is not None:
+            await self._grpc.stop(settings.grace_seconds)
         self.model.close()
         tell("stopped")
 
@@ -93,12 +82,23 @@ class Server(ModelServer):  # type: ignore[misc]
             self.register_model(self.model)
             self._app.open()
         elif self.settings.exit_on_failure:
-            self._listener.should_exit = True
+            self._stop()
+
+    async def _start_grpc(self) -> None:
+        from headway.serving.server.grpc_service import make_server
+
+        address = f"{_bracketed(self.settings.host)}:{self.settings.grpc_port}"
+        self._grpc = make_server(self.model)
+        try:
+            self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            raise _taken(address, "--grpc-port") from None
+        await self._grpc.start()
 
     def _begin_drain(self) -> None:
-        """Say that we are not ready, and stop a little later; at once when it is asked for again."""
+        """Say that we are not ready, and stop a little later; at once when it is asked for twice."""
         if not self.model.ready:
-            self._listener.should_exit = True
+            self._stop()
             return
         self.model.drain()
         tell("draining", seconds=self.settings.drain_seconds)
@@ -108,17 +108,46 @@ class Server(ModelServer):  # type: ignore[misc]
         self._listener.should_exit = True
 
 
+class _Listener(uvicorn.Server):
+    """uvicorn, which leaves the signals to us."""
+
+    def capture_signals(self) -> Any:
+        return contextlib.nullcontext()
+
+
+def _listening(app: App, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(settings.grace_seconds),
+    )
+
+
 def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise GatewayError(
-            f"Cannot listen at {host}:{port}: {error.strerror}",
-            fix="stop what listens there, or choose another port (`--port`, 0 for a free one)",
-        ) from None
+        raise _taken(f"{_bracketed(host)}:{port}", "--port", error.strerror) from None
     listening.setblocking(False)
     return listening
+
+
+def _taken(address: str, flag: str, why: str | None = None) -> GatewayError:
+    fix = f"stop what listens there, or choose another port ({flag})"
+    return GatewayError(f"Cannot listen at {address}" + (f": {why}" if why else ""), fix=fix)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

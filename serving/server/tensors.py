@@ -1,8 +1,7 @@
-"""V2 tensors: from JSON, the binary tensor extension and gRPC to values, and back.
+"""V2 tensors: from JSON, from the binary tensor extension and from gRPC's bytes to values, and back.
 
-A decoded tensor's values are a flat list or a flat NumPy array. Nothing that a client says is believed: lengths are
-compared with shapes, shapes with limits, and bytes are looked at in place (`np.frombuffer`), never copied value by
-value.
+A tensor's values are a flat list or a flat NumPy array. Nothing that a client says is believed: lengths are compared
+with shapes, sizes with what came, and numbers are looked at where they lie (`np.frombuffer`), not copied one by one.
 """
 
 import math
@@ -45,6 +44,8 @@ COLUMN_DATATYPES: dict[ColumnType, str] = {
     ColumnType.TIMESTAMP: "BYTES",
 }
 """What the metadata says of a column, and what an answer uses."""
+SHOWN = 80
+"""Characters of a client's name in a message."""
 
 _NUMBERS = DATATYPES - {"BOOL", "BYTES"}
 _FITTING: dict[ColumnType, frozenset[str]] = {
@@ -54,13 +55,22 @@ _FITTING: dict[ColumnType, frozenset[str]] = {
     ColumnType.STRING: frozenset({"BYTES"}),
     ColumnType.TIMESTAMP: frozenset({"BYTES"}),
 }
+_KINDS = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
 _MAX_DIMENSIONS = 8
 _LENGTH = struct.Struct("<I")
+"""What stands before each text in the binary form."""
 
 
 @dataclass(slots=True)
 class Tensor:
-    """One decoded tensor."""
+    """One tensor of a request."""
 
     name: str
     datatype: str
@@ -69,117 +79,109 @@ class Tensor:
     """Flat, row by row; as many as the shape says."""
 
 
-def of_json(given: Any) -> tuple[Tensor, Any]:
-    """A tensor of a JSON request, and its parameters; its values are the empty list when they are not in `data`.
-
-    Raises:
-        Refusal: It is no tensor.
-    """
-    if not isinstance(given, dict):
-        raise bad("An item of `inputs` is no object", field="inputs", expected="tensors", got=_kind(given))
-    name, datatype, shape = given.get("name"), given.get("datatype"), given.get("shape")
-    if not isinstance(name, str) or not name:
-        raise bad("A tensor has no name", field="inputs", expected="`name`, a text", got=_kind(name))
-    size = _size(name, datatype, shape)
-    parameters = given.get("parameters")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise bad(
-            f"The parameters of {name[:80]!r} are no object", field=name[:80], expected="an object", got="no object"
-        )
-    data = given.get("data")
-    if data is None:
-        return Tensor(name, datatype, shape, []), parameters
-    if not isinstance(data, list):
-        raise bad(
-            f"The data of {name[:80]!r} is no list", field=name[:80], expected="a list of values", got=_kind(data)
-        )
-    values = _flat(data, len(shape)) if data and isinstance(data[0], list) else data
-    if len(values) != size:
-        raise _wrong_count(name, shape, len(values))
-    return Tensor(name, datatype, shape, values), parameters
-
-
-def of_bytes(tensor: Tensor, raw: memoryview) -> Tensor:
-    """A tensor whose values came as bytes.
-
-    Raises:
-        Refusal: There are too few or too many bytes for its shape.
-    """
-    count = math.prod(tensor.shape)
-    if tensor.datatype == "BYTES":
-        return Tensor(tensor.name, "BYTES", tensor.shape, _texts(tensor, raw, count))
-    dtype = DTYPES[tensor.datatype]
-    if len(raw) != count * dtype.itemsize:
-        raise bad(
-            f"The tensor {tensor.name[:80]!r} has {len(raw):,} bytes",
-            field=tensor.name[:80],
-            expected=f"{count * dtype.itemsize:,} bytes for {tensor.datatype} of shape {_shown(tensor.shape)}",
-            got=f"{len(raw):,} bytes",
-        )
-    if tensor.datatype == "BOOL":
-        # Any byte but 0 and 1 would be a boolean that is neither true nor false.
-        return Tensor(tensor.name, "BOOL", tensor.shape, np.frombuffer(raw, np.uint8) != 0)
-    return Tensor(tensor.name, tensor.datatype, tensor.shape, np.frombuffer(raw, dtype))
-
-
-def binary_tensors(given: Sequence[Any], raw: memoryview) -> list[Tensor]:
-    """The tensors of a request in the binary extension.
-
-    Args:
-        given: The items of `inputs`.
-        raw: What follows the JSON part: the tensors' bytes, one after the other.
-
-    Raises:
-        Refusal: A size is missing or wrong.
-    """
-    tensors: list[Tensor] = []
-    at = 0
-    for item in given:
-        tensor, parameters = of_json(item)
-        size = (parameters or {}).get("binary_data_size")
-        if size is None:
-            tensors.append(_with_data(tensor, item))
-            continue
-        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(raw) - at:
-            raise bad(
-                f"binary_data_size of {tensor.name[:80]!r} is wrong",
-                field=tensor.name[:80],
-                expected=f"an integer from 0 to the {len(raw) - at:,} bytes that are left",
-                got=str(size)[:40] if isinstance(size, (int, float)) else _kind(size),
-            )
-        tensors.append(of_bytes(tensor, raw[at : at + size]))
-        at += size
-    if at != len(raw):
-        raise bad(
-            f"{len(raw) - at:,} bytes follow the last tensor",
-            field="inputs",
-            expected="sizes that add up to the body",
-            got=f"{at:,} of {len(raw):,} bytes",
-        )
-    return tensors
-
-
-def json_tensors(given: Sequence[Any]) -> list[Tensor]:
-    """The tensors of a JSON request.
-
-    Raises:
-        Refusal: An item is no tensor, or has no data.
-    """
-    return [_with_data(of_json(item)[0], item) for item in given]
-
-
 def fits(kind: ColumnType, datatype: str) -> bool:
-    """Whether a column takes tensors of a datatype; the values are checked by the contract besides."""
+    """Whether a column takes tensors of a datatype; the contract checks the values besides."""
     return datatype in _FITTING[kind]
 
 
-def column_values(tensor: Tensor) -> list[Any]:
-    """A tensor's values as the contract's check takes them."""
-    values = tensor.values
-    return values.tolist() if isinstance(values, np.ndarray) else values
+def check_head(name: Any, datatype: Any, shape: Any) -> int:
+    """Check what stands before a tensor's values.
+
+    Returns:
+        How many values it must have.
+
+    Raises:
+        Refusal: There is no name, no such datatype, or no shape.
+    """
+    if type(name) is not str or not name:
+        raise bad("A tensor has no name", field="inputs", expected="`name`, a text", got=kind_of(name))
+    if type(datatype) is not str or datatype not in DATATYPES:
+        raise _unknown_datatype(name, datatype)
+    if type(shape) is not list or not 1 <= len(shape) <= _MAX_DIMENSIONS:
+        raise _wrong(name, "has no shape", f"a list of 1 to {_MAX_DIMENSIONS} sizes", kind_of(shape))
+    size = 1
+    for part in shape:
+        if type(part) is not int or part < 0:
+            raise _wrong(name, "has a wrong shape", "sizes that are integers of at least 0", _scalar(part))
+        size *= part
+    return size
 
 
-def encode_binary(values: Any, datatype: str) -> bytes:
+def from_json(item: Any) -> Tensor:
+    """A tensor with its values in `data`, flat or nested.
+
+    Raises:
+        Refusal: It is no tensor, or has more or fewer values than its shape says.
+    """
+    name, datatype, shape, _ = _head(item)
+    data = item.get("data")
+    if type(data) is not list:
+        raise _wrong(name, "has no data", "`data`, a list of values", kind_of(data))
+    if data and type(data[0]) is list:
+        data = _flat(data, len(shape))
+    return from_values(name, datatype, shape, data)
+
+
+def from_values(name: str, datatype: str, shape: list[int], values: list[Any] | NDArray[Any]) -> Tensor:
+    """A tensor with flat values.
+
+    Raises:
+        Refusal: There are more or fewer of them than its shape says.
+    """
+    if len(values) != math.prod(shape):
+        raise _wrong_count(name, shape, len(values))
+    return Tensor(name, datatype, shape, values)
+
+
+def from_bytes(name: str, datatype: str, shape: list[int], raw: memoryview) -> Tensor:
+    """A tensor with its values in the binary form.
+
+    Raises:
+        Refusal: There are more or fewer bytes than its shape says, or a text is no UTF-8.
+    """
+    if datatype == "BYTES":
+        return from_values(name, datatype, shape, _texts(name, raw, math.prod(shape)))
+    dtype = DTYPES[datatype]
+    size = math.prod(shape) * dtype.itemsize
+    if len(raw) != size:
+        expected = f"{size:,} bytes for {datatype} of shape {_shown(shape)}"
+        raise _wrong(name, "has another number of bytes", expected, f"{len(raw):,} bytes")
+    if datatype == "BOOL":
+        # Any byte but 0 and 1 would be a boolean that is neither true nor false.
+        return Tensor(name, datatype, shape, np.frombuffer(raw, np.uint8) != 0)
+    return Tensor(name, datatype, shape, np.frombuffer(raw, dtype))
+
+
+def from_json_and_bytes(items: Sequence[Any], raw: memoryview) -> list[Tensor]:
+    """The tensors of a request in the binary extension.
+
+    Args:
+        items: The items of `inputs`; those without `binary_data_size` have their values in `data`.
+        raw: What follows the JSON part: the tensors' bytes, one after the other.
+
+    Raises:
+        Refusal: A tensor is wrong, or the sizes do not add up to what came.
+    """
+    found: list[Tensor] = []
+    at = 0
+    for item in items:
+        name, datatype, shape, parameters = _head(item)
+        size = parameters.get("binary_data_size")
+        if size is None:
+            found.append(from_json(item))
+            continue
+        left = len(raw) - at
+        if type(size) is not int or not 0 <= size <= left:
+            raise _wrong(name, "has a wrong binary_data_size", f"an integer from 0 to the {left:,} left", _scalar(size))
+        found.append(from_bytes(name, datatype, shape, raw[at : at + size]))
+        at += size
+    if at != len(raw):
+        expected, got = "sizes that add up to the body", f"{at:,} of {len(raw):,} bytes"
+        raise bad(f"{len(raw) - at:,} bytes follow the last tensor", field="inputs", expected=expected, got=got)
+    return found
+
+
+def to_bytes(values: Any, datatype: str) -> bytes:
     """Values in the binary form."""
     if datatype == "BYTES":
         texts = [str(value).encode() for value in values]
@@ -187,101 +189,20 @@ def encode_binary(values: Any, datatype: str) -> bytes:
     return np.ascontiguousarray(values, DTYPES[datatype]).tobytes()
 
 
-def shape_size(name: str, datatype: Any, shape: Any) -> int:
-    """How many values a tensor has.
+def texts_of(name: str, values: Sequence[bytes]) -> list[str]:
+    """Bytes as texts.
 
     Raises:
-        Refusal: The datatype or the shape is none.
+        Refusal: One of them is no UTF-8.
     """
-    return _size(name, datatype, shape)
-
-
-def _with_data(tensor: Tensor, item: Any) -> Tensor:
-    if item.get("data") is None:
-        raise bad(
-            f"The tensor {tensor.name[:80]!r} has no data", field=tensor.name[:80], expected="`data`", got="nothing"
-        )
-    return tensor
-
-
-def _size(name: str, datatype: Any, shape: Any) -> int:
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
-        shown = repr(datatype[:20]) if isinstance(datatype, str) else _kind(datatype)
-        near = did_you_mean(datatype[:20], DATATYPES) if isinstance(datatype, str) else ""
-        raise bad(
-            f"Unknown datatype of the tensor {name[:80]!r}{near}",
-            field=name[:80],
-            expected=f"one of {', '.join(sorted(DATATYPES))}",
-            got=shown,
-        )
-    if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMENSIONS:
-        raise bad(
-            f"The tensor {name[:80]!r} has no shape", field=name[:80], expected="a list of sizes", got=_kind(shape)
-        )
-    for size in shape:
-        if type(size) is not int or size < 0:
-            raise bad(
-                f"The shape of {name[:80]!r} is wrong",
-                field=name[:80],
-                expected="sizes that are integers of at least 0",
-                got=str(size)[:40] if isinstance(size, (int, float)) else _kind(size),
-            )
-    return math.prod(shape)
-
-
-def _flat(data: list[Any], dimensions: int) -> list[Any]:
-    """Nested lists row by row, as deep as there are dimensions."""
-    for _ in range(dimensions - 1):
-        if not all(isinstance(part, list) for part in data):
-            break
-        data = [value for part in data for value in part]
-    return data
-
-
-def _texts(tensor: Tensor, raw: memoryview, count: int) -> list[str]:
-    texts: list[str] = []
-    at = 0
     try:
-        while at < len(raw) and len(texts) <= count:
-            (length,) = _LENGTH.unpack_from(raw, at)
-            at += _LENGTH.size
-            if length > len(raw) - at:
-                raise _wrong_count(tensor.name, tensor.shape, len(texts))
-            texts.append(str(raw[at : at + length], "utf-8"))
-            at += length
-    except struct.error:
-        raise _wrong_count(tensor.name, tensor.shape, len(texts)) from None
+        return [value.decode() for value in values]
     except UnicodeDecodeError:
-        raise not_text(tensor.name) from None
-    if len(texts) != count:
-        raise _wrong_count(tensor.name, tensor.shape, len(texts))
-    return texts
+        raise _wrong(name, "has a value that is no text", "UTF-8", "other bytes") from None
 
 
-def not_text(name: str) -> Refusal:
-    """Bytes that are no text."""
-    return bad(f"A value of {name[:80]!r} is no text", field=name[:80], expected="UTF-8", got="other bytes")
-
-
-def _wrong_count(name: str, shape: list[int], count: int) -> Refusal:
-    return bad(
-        f"The tensor {name[:80]!r} has {count:,} values",
-        field=name[:80],
-        expected=f"as many as its shape {_shown(shape)} has",
-        got=f"{count:,} values",
-    )
-
-
-def wrong_count(name: str, shape: list[int], count: int) -> Refusal:
-    """Not as many values as the shape says."""
-    return _wrong_count(name, shape, count)
-
-
-def _shown(shape: list[int]) -> str:
-    return "[" + ", ".join(str(size)[:20] for size in shape) + "]"
-
-
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A JSON value's kind, in words."""
     words = {
         bool: "true or false",
         int: "a number",
@@ -291,3 +212,65 @@ def _kind(value: Any) -> str:
         dict: "an object",
     }
     return "nothing" if value is None else words.get(type(value), "something else")
+
+
+def _head(item: Any) -> tuple[str, str, list[int], dict[str, Any]]:
+    """Name, datatype, shape and parameters of an item of `inputs`."""
+    if type(item) is not dict:
+        raise bad("An item of `inputs` is no tensor", field="inputs", expected="objects", got=kind_of(item))
+    name, datatype, shape = item.get("name"), item.get("datatype"), item.get("shape")
+    check_head(name, datatype, shape)
+    parameters = item.get("parameters")
+    if parameters is None:
+        parameters = {}
+    elif type(parameters) is not dict:
+        raise _wrong(str(name), "has wrong parameters", "an object", kind_of(parameters))
+    return str(name), str(datatype), list(shape or ()), parameters
+
+
+def _flat(data: list[Any], dimensions: int) -> list[Any]:
+    """Nested lists row by row, as deep as there are dimensions."""
+    for _ in range(dimensions - 1):
+        if not all(type(part) is list for part in data):
+            break
+        data = [value for part in data for value in part]
+    return data
+
+
+def _texts(name: str, raw: memoryview, count: int) -> list[str]:
+    """Texts with their lengths before them; at most one more than there should be."""
+    texts: list[bytes] = []
+    at = 0
+    while at < len(raw) and len(texts) <= count:
+        start = at + _LENGTH.size
+        length = _LENGTH.unpack_from(raw, at)[0] if start <= len(raw) else math.inf
+        if length > len(raw) - start:
+            raise _wrong(name, "ends within a text", "a length of 4 bytes before each text", "too few bytes")
+        at = start + int(length)
+        texts.append(bytes(raw[start:at]))
+    return texts_of(name, texts)
+
+
+def _unknown_datatype(name: str, datatype: Any) -> Refusal:
+    text = datatype[:SHOWN] if isinstance(datatype, str) else ""
+    near = did_you_mean(text, DATATYPES) if text else ""
+    expected = f"one of {', '.join(sorted(DATATYPES))}{near}"
+    return _wrong(name, "has no known datatype", expected, repr(text) if text else kind_of(datatype))
+
+
+def _wrong_count(name: str, shape: list[int], count: int) -> Refusal:
+    return _wrong(
+        name, "has another number of values", f"as many as its shape {_shown(shape)} has", f"{count:,} values"
+    )
+
+
+def _wrong(name: str, what: str, expected: str, got: str) -> Refusal:
+    return bad(f"The tensor {name[:SHOWN]!r} {what}", field=name[:SHOWN], expected=expected, got=got)
+
+
+def _scalar(value: Any) -> str:
+    return str(value)[:SHOWN] if type(value) in (int, float) else kind_of(value)
+
+
+def _shown(shape: list[int]) -> str:
+    return "[" + ", ".join(str(size) for size in shape) + "]"
