@@ -7,6 +7,8 @@ Envoy 1.40 computes exactly this for `weighted_clusters` with `use_hash_policy` 
 buckets are the highest ones, so raising its weight only ever moves users to it, and lowering it only ever back.
 """
 
+from collections.abc import Mapping
+
 import xxhash
 
 from headway.serving.platform import TOTAL_WEIGHT, Route
@@ -31,10 +33,20 @@ def assign(route: Route, user: str) -> str:
         >>> [assign(route, user) for user in ("ada", "grace", "edsger")]
         ['v1', 'v1', 'v1']
     """
-    place = bucket(route.salt, user)
+    return pick(route.salt, route.weights, user)
+
+
+def pick(salt: str, weights: Mapping[str, int], user: str) -> str:
+    """The variant that a user sees under weights in their order, which add up to 10 000.
+
+    Example:
+        >>> [pick("exp42", {"blue": 5_000, "green": 5_000}, user) for user in ("ada", "grace", "edsger")]
+        ['blue', 'blue', 'green']
+    """
+    place = bucket(salt, user)
     below = 0
-    for share in route.shares:
-        below += share.weight
+    for variant, weight in weights.items():
+        below += weight
         if place < below:
-            return share.variant
+            return variant
     raise AssertionError(f"weights end at {below}, bucket is {place}")
