@@ -80,7 +80,10 @@ def down(platform: EmbeddedPlatform, *, purge: bool = False) -> list[str]:
     Returns:
         What was done, in words.
     """
-    installation, done = platform.installation, []
+    installation = platform.installation
+    done: list[str] = []
+    if not installation.layout.root.is_dir():
+        return done
     with installation.store.lock():
         state = installation.store.read()
         supervisor = installation.supervisor(state)

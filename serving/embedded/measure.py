@@ -106,7 +106,7 @@ def parse_gateway(text: str, identity: str) -> Raw:
     known = False
     for name, labels, value in _samples(text):
         known = True
-        if name == "envoy_cluster_upstream_rq_xx":
+        if name == "envoy_cluster_upstream_rq_xx_total":  # the parser adds `_total` to every counter
             kind = _CLASSES[f"{labels['envoy_response_code_class']}xx"]
             counters[kind] = counters.get(kind, 0) + int(value)
         elif name == "envoy_cluster_upstream_rq_time_bucket":

@@ -108,22 +108,7 @@ class EmbeddedPlatform:
         Raises:
             ReleaseError: The live route still sends it traffic.
         """
-        state = self._store.read()
-        if state.endpoint(endpoint).served(variant) is not None:
-            self._require_idle(state, endpoint, variant)
-            self.installation.require_up(state)
-            self._wait_for_answers(state, endpoint, variant)
-            with self._store.lock():
-                state = self._store.read()
-                self._require_idle(state, endpoint, variant)
-                there = state.endpoint(endpoint)
-                served = there.served(variant)
-                if served is not None:
-                    state = state.with_endpoint(endpoint, there.without(variant))
-                    state = _with_leaving(state, [process.program for process in served.processes])
-                    self._store.write(state)
-                    self.installation.realise(state)
-        self.finish_leaving()
+        self._remove_variants(endpoint, [variant])
 
     def set_route(self, endpoint: str, route: Route) -> None:
         """Move the weights, when all that get traffic are ready.
@@ -162,8 +147,7 @@ class EmbeddedPlatform:
                 state = state.with_endpoint(endpoint, there.model_copy(update={"route": None}))
                 self._store.write(state)
                 self.installation.realise(state)
-        for variant in there.variants:
-            self.remove_variant(endpoint, variant.name)
+        self._remove_variants(endpoint, [variant.name for variant in there.variants])
 
     def address(self, endpoint: str, variant: str | None = None) -> Address:
         """The gateway; for one variant with the header that names it, and what the platform itself shows there.
@@ -283,11 +267,11 @@ class EmbeddedPlatform:
                 expected="every variant that gets traffic to be ready; traffic is unchanged",
             )
 
-    def _require_idle(self, state: State, endpoint: str, variant: str) -> None:
+    def _require_idle(self, state: State, endpoint: str, variants: Sequence[str]) -> None:
         route = state.endpoint(endpoint).route
-        if route is not None and variant in route.needed:
+        if busy := [name for name in variants if route is not None and name in route.needed]:
             raise ReleaseError(
-                f"{endpoint}/{variant} still gets traffic",
+                f"{endpoint}/{', '.join(busy)} still gets traffic",
                 expected="a variant that the live route gives nothing",
                 fix="move its weight to another variant first",
             )
@@ -302,7 +286,26 @@ class EmbeddedPlatform:
     def _key(self, state: State) -> str:
         return "" if state.auth == "off" else self.installation.key
 
-    # ---- waiting
+    # ---- removing and waiting
+
+    def _remove_variants(self, endpoint: str, names: Sequence[str]) -> None:
+        state = self._store.read()
+        if present := [name for name in names if state.endpoint(endpoint).served(name)]:
+            self._require_idle(state, endpoint, present)
+            self.installation.require_up(state)
+            for name in present:
+                self._wait_for_answers(state, endpoint, name)
+            with self._store.lock():
+                state = self._store.read()
+                self._require_idle(state, endpoint, present)
+                there = state.endpoint(endpoint)
+                for served in filter(None, map(there.served, present)):
+                    there = there.without(served.name)
+                    state = _with_leaving(state, [process.program for process in served.processes])
+                state = state.with_endpoint(endpoint, there)
+                self._store.write(state)
+                self.installation.realise(state)
+        self.finish_leaving()
 
     def _wait_ready(self, process: Process, endpoint: str, variant: Variant, seconds: float) -> bool:
         return _wait(lambda: ask_ready(process.port, endpoint, variant.digest).ready, seconds)
@@ -319,8 +322,7 @@ class EmbeddedPlatform:
             return
         time.sleep(state.config.drain_seconds)
         supervisor = self.installation.supervisor(state)
-        for program in state.leaving:
-            supervisor.stop(program)
+        supervisor.stop(state.leaving)
         with self._store.lock():
             now = self._store.read()
             left = [program for program in now.leaving if program not in state.leaving]

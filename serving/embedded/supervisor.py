@@ -27,6 +27,7 @@ STOP_SECONDS = 40
 """How long a program may take to end after SIGTERM; then it is killed."""
 _RPC_SECONDS = STOP_SECONDS + 20
 _START_SECONDS = 20
+_POLL_SECONDS = 0.02
 _FILES = 8_192
 _BREAKS = re.compile(r"[\r\n]|\s[;#]")
 _SOCKET = "supervisor.sock"
@@ -115,7 +116,7 @@ class Supervisor:
                     f"The supervisor does not answer after {_START_SECONDS} s",
                     fix=f"read {self.layout.log('supervisord')}",
                 )
-            time.sleep(0.02)
+            time.sleep(_POLL_SECONDS)
 
     def shutdown(self) -> None:
         """Stop all programs, then the supervisor itself."""
@@ -156,10 +157,18 @@ class Supervisor:
             self.call("addProcessGroup", name, ignore=("ALREADY_ADDED",))
         return [*added, *changed, *removed]
 
-    def stop(self, name: str) -> None:
-        """Stop one program and forget it; returns once it has ended. Nothing happens if it is gone already."""
-        self.forget(name)
-        self._remove(name)
+    def stop(self, names: Sequence[str]) -> None:
+        """Stop programs, all at once, and forget them; returns once they have ended. Those that are gone are no error."""
+        for name in names:
+            self.forget(name)
+            self.call("stopProcessGroup", name, False, ignore=("BAD_NAME",))
+        deadline = time.monotonic() + STOP_SECONDS + 10
+        while any(name in names and info.pid for name, info in self.programs().items()):
+            if time.monotonic() > deadline:
+                raise GatewayError(f"Not all of {', '.join(names)} ended within {STOP_SECONDS + 10} s")
+            time.sleep(_POLL_SECONDS)
+        for name in names:
+            self._remove(name)
 
     def revive(self, name: str) -> None:
         """Start a program that was given up."""
