@@ -75,8 +75,8 @@ class App:
         """Take inference requests, once the model is ready."""
         name = self._model.name
         self._forms = {f"/v2/models/{name}/infer": V2, f"/v1/models/{name}:predict": V1, "/predict": Simple}
-        for version in self._model.versions:
-            self._forms[f"/v2/models/{name}/versions/{version}/infer"] = V2
+        for known in self._model.versions:
+            self._forms[f"/v2/models/{name}/versions/{known}/infer"] = V2
 
     async def _infer(self, form: type[Form], scope: Scope, receive: Receive, send: Send) -> None:
         model = self._model

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from headway.serving.server.answers import Answering, usable
 from headway.serving.server.exchange import MAX_ID, tensor_rows
-from headway.serving.server.kserve_imports import kserve_imports
+from headway.serving.server.imports import kserve_imports
 from headway.serving.server.logs import LOGGER
 from headway.serving.server.model import HeadwayModel
 from headway.serving.server.refusal import Refusal, bad

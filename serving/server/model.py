@@ -15,7 +15,7 @@ from headway.components.trust import TrustedModel, load_bundle, load_policy
 from headway.serving.server.batching import Calls
 from headway.serving.server.cache import Cache
 from headway.serving.server.exchange import Card, tensor_rows
-from headway.serving.server.kserve_imports import kserve_imports
+from headway.serving.server.imports import hidden, kserve_imports
 from headway.serving.server.logs import LOGGER, tell, tell_error
 from headway.serving.server.metrics import Metrics
 from headway.serving.server.payload_log import PayloadLog, Source
@@ -110,9 +110,10 @@ class HeadwayModel(Model):  # type: ignore[misc]
 
     def _open(self) -> None:
         settings = self.settings
-        self.bundle = bundle = load_bundle(
-            settings.bundle, policy=load_policy(load_settings()), digest=settings.digest or None, threads=1
-        )
+        with hidden("torch"):
+            self.bundle = bundle = load_bundle(
+                settings.bundle, policy=load_policy(load_settings()), digest=settings.digest or None, threads=1
+            )
         self.name = settings.name or bundle.info.name
         checker = Checker(bundle.contract)
         self.card = Card(

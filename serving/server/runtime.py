@@ -17,7 +17,7 @@ import uvloop
 
 from headway.components.errors import GatewayError
 from headway.serving.server.app import App
-from headway.serving.server.kserve_imports import kserve_imports
+from headway.serving.server.imports import kserve_imports
 from headway.serving.server.logs import tell
 from headway.serving.server.model import HeadwayModel
 from headway.serving.server.settings import ServerSettings

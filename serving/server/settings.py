@@ -13,6 +13,8 @@ from headway.components.config import Config
 from headway.components.errors import ConfigError
 
 MEBIBYTE = 1 << 20
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$|^$"
+"""What may stand in a path, a header and a folder's name."""
 
 
 class ServerSettings(Config):
@@ -22,13 +24,13 @@ class ServerSettings(Config):
 
     bundle: Path
     """The bundle's folder; only read."""
-    name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$|^$")
+    name: str = Field(default="", pattern=_NAME)
     """The model's name in paths; the bundle's own by default."""
-    endpoint: str = ""
+    endpoint: str = Field(default="", pattern=_NAME)
     """The endpoint's name in the payload log; the model's by default."""
-    namespace: str = "default"
+    namespace: str = Field(default="default", pattern=_NAME)
     """The namespace in the payload log."""
-    variant: str = Field(default="", max_length=63)
+    variant: str = Field(default="", pattern=_NAME)
     """The variant's name in headers, metrics and the payload log; `v` and the version's number by default."""
     version: int = Field(default=0, ge=0)
     """The registry's number of the version; 0 means that it has none."""
