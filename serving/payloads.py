@@ -1,13 +1,15 @@
 """The payload log: what was asked and answered, a row for each prediction, in Parquet files that readers find by time.
 
     <home>/payloads/<endpoint>/<variant>/<UTC time>-<pid>-<n>.parquet
+    <home>/payloads/<endpoint>/<variant>/<UTC hour>-hour.parquet
 
 A server writes a file under a name that starts with a dot and renames it, so a reader sees whole files only. The time
 in a name is when the file was written: no row in it is younger, so a reader of the last hour opens no older file. The
 columns carry the attribute names of KServe's logger events, so that both platforms fill one log.
 
 Readers use DuckDB over only the columns and files that are asked for, spill to disk beyond a memory limit, and read a
-log of any size. Many small files are slow: a file costs about as much as 3,000 rows.
+log of any size. A file costs about as much as a thousand rows, so `headway.serving.compaction` merges the files of each
+hour into one; where there is one, readers leave out the files that it took in.
 """
 
 # ruff: noqa: S608 - the SQL here is our own text and quoted file names
@@ -59,6 +61,8 @@ MEMORY = "512MiB"
 
 _NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)-\d+-\d+\.parquet")
+_HOUR_TIME = "%Y%m%dT%H"
+_HOUR = re.compile(r"(\d{8}T\d{2})-hour\.parquet")
 _ENDPOINT = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 _CLOCK_SLACK = timedelta(seconds=60)
 """A clock that was set back while a server ran may have put younger rows into an older file."""
@@ -113,14 +117,27 @@ def files(
     bound = None if since is None else _utc(since) - _CLOCK_SLACK
     pattern = f"{_checked(variant) if variant else '*'}/*.parquet"
     found = [path for path in root.glob(pattern) if not path.name.startswith(".")]
-    kept = [path for path in found if bound is None or (written(path) or bound) >= bound]
+    merged = {hour_file(path) for path in found if _HOUR.fullmatch(path.name)}
+    whole = [path for path in found if path in merged or hour_file(path) not in merged]
+    kept = [path for path in whole if bound is None or (written(path) or bound) >= bound]
     return sorted(kept, key=lambda path: (path.name, path.parent.name))
 
 
 def written(path: Path) -> datetime | None:
-    """When a file was written, by its name; None where the name says nothing."""
-    match = _NAME.fullmatch(path.name)
-    return datetime.strptime(match[1], _NAME_TIME).replace(tzinfo=UTC) if match else None
+    """When a file was written at the latest, by its name; None where the name says nothing."""
+    if match := _NAME.fullmatch(path.name):
+        return datetime.strptime(match[1], _NAME_TIME).replace(tzinfo=UTC)
+    if match := _HOUR.fullmatch(path.name):
+        return datetime.strptime(match[1], _HOUR_TIME).replace(tzinfo=UTC) + timedelta(hours=1)
+    return None
+
+
+def hour_file(path: Path) -> Path | None:
+    """The file into which the files of a file's hour are merged, whether or not it exists; None for a foreign name."""
+    if _HOUR.fullmatch(path.name):
+        return path
+    made = written(path)
+    return path.with_name(f"{made.strftime(_HOUR_TIME)}-hour.parquet") if made else None
 
 
 def rows(
@@ -193,7 +210,7 @@ def stream(
         MeasurementError: A file cannot be read.
     """
     schema = _subset(columns)
-    with tempfile.TemporaryDirectory(prefix="headway-") as workspace, _readable(endpoint):
+    with tempfile.TemporaryDirectory(prefix="headway-") as workspace, readable(endpoint):
         connection = _connect(Path(workspace), settings, endpoint, since, until)
         with contextlib.closing(connection):
             found = connection.sql(f"SELECT {_list(schema.names)} FROM log WHERE NOT mirrored ORDER BY time, id")
@@ -226,7 +243,7 @@ def query(
     """
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="headway-") as workspace, _readable(endpoint):
+    with tempfile.TemporaryDirectory(prefix="headway-") as workspace, readable(endpoint):
         for attempt in itertools.count(1):
             with contextlib.closing(_connect(Path(workspace), settings, endpoint, since, until)) as connection:
                 for name, table in (tables or {}).items():
@@ -277,13 +294,18 @@ def _connect(workspace: Path, settings: Settings, endpoint: str, since: datetime
         if moment is not None
     ]
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
-    with _readable(endpoint):
+    with readable(endpoint):
         connection.execute(f"CREATE VIEW log AS SELECT * FROM {source}{where}")
     return connection
 
 
 @contextlib.contextmanager
-def _readable(endpoint: str) -> Iterator[None]:
+def readable(endpoint: str) -> Iterator[None]:
+    """Turn DuckDB's errors into ours.
+
+    Raises:
+        MeasurementError: A file of the log is damaged or gone.
+    """
     import duckdb
 
     try:

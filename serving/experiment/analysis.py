@@ -28,6 +28,8 @@ EXACT_BELOW = 50
 """Conversions, and users without one, of each arm from which on the normal approximation is good enough."""
 EXACT_ALPHA = 0.2
 """The part of alpha that exact intervals get; the asymptotic ones get the rest."""
+WORTHWHILE = 0.01
+"""A covariate that explains less of the variance is left out."""
 RATIO_ALPHA = 0.001
 """Chance to call a right split wrong: such an alarm stops the experiment, so it shall be rare."""
 SKEW_USERS = 355
@@ -173,7 +175,7 @@ def compare(spec: ExperimentSpec, metric: ExperimentMetric, variant: str, old: M
     }
     if not old.n or not new.n:
         who = spec.control if not old.n else variant
-        text = f"{metric.name} of {variant}: no data, nothing is known of a user of {who}"
+        text = f"{metric.name} of {variant}: nothing is known of a user of {who}"
         return Comparison(**facts, finding=Finding.NO_DATA, text=text)
     facts |= {"value": float(new.mean), "control_value": float(old.mean)}
     if metric.kind == "conversion" and min(_rarer(old), _rarer(new)) < EXACT_BELOW:
@@ -222,7 +224,7 @@ def _asymptotic(old: Moments, new: Moments, *, alpha: float, planned: float) -> 
     method, reduction = "asymptotic", None
     less_old, less_new = adjusted(old, new)
     explained = 1 - float((less_old.variance + less_new.variance) / (old.variance + new.variance))
-    if explained > 0:
+    if explained > WORTHWHILE:
         method, reduction = "asymptotic, CUPED", explained
         old, new = less_old, less_new
     found = {"method": method, "variance_reduction": reduction}

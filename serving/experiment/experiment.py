@@ -11,7 +11,7 @@ print(experiment.results().headline)
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from headway.components.errors import ExperimentError
 from headway.components.settings import Settings, load_settings
 from headway.serving.experiment.assignment import pick
 from headway.serving.experiment.experiment_store import ExperimentStore
-from headway.serving.experiment.outcome import MAX_TEXT, Outcome, Recorded, Value
+from headway.serving.experiment.outcome import LABEL, MAX_TEXT, Outcome, Recorded, Value
 from headway.serving.experiment.outcome_store import Outcomes
 from headway.serving.experiment.spec import ExperimentMetric, ExperimentSpec, Move, Standing, State, unknown
 
@@ -231,6 +231,20 @@ class Experiment:
         rows = (Outcome(metric=name, value=value, user=user, time=time) for user, value in users.items())
         return self._all.outcomes.record_many(self.spec.scope, rows, now=self._all.now())
 
+    def record_many(self, outcomes: Iterable[Outcome]) -> Recorded:
+        """Record many outcomes of users: those of a file, or of a day.
+
+        Args:
+            outcomes: Outcomes of the experiment's metrics; those of an endpoint's experiment may name predictions.
+
+        Raises:
+            ExperimentError: One of them is none of this experiment, or it takes no outcomes now. What came before that
+                one may be stored; recording all again is safe.
+        """
+        now = self._all.now()
+        self._refuse_closed(self.standing(), now)
+        return self._all.outcomes.record_many(self.spec.scope, map(self._checked, outcomes), now=now)
+
     def results(self, *, over_time: bool = False) -> "Results":
         """What is known by now; look as often as you like.
 
@@ -276,6 +290,17 @@ class Experiment:
             other = "labels of predictions" if found.of_labels else _RECORDERS[found.kind]
             raise ExperimentError(f"{found.name!r} is a {found.kind} metric", expected=other)
         return found
+
+    def _checked(self, outcome: Outcome) -> Outcome:
+        if outcome.metric == self.spec.covariate:
+            return outcome
+        if outcome.metric == LABEL and any(metric.of_labels for metric in self.spec.metrics):
+            return outcome
+        if self.spec.metric(outcome.metric).of_labels:
+            raise ExperimentError(f"{outcome.metric!r} follows from labels", fix=f"record the truth as {LABEL!r}")
+        if outcome.prediction and not self.spec.endpoint:
+            raise ExperimentError(f"Outcome of prediction {outcome.prediction!r:.80}", expected="outcomes of users")
+        return outcome
 
     def _record(
         self,
