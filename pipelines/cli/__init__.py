@@ -13,7 +13,22 @@ import typer
 
 from headway.components.errors import HeadwayError
 from headway.pipelines.cli import compile as compile_module
-from headway.pipelines.cli import config, contract, doctor, ledger, model, new, run, runs, submit
+from headway.pipelines.cli import (
+    config,
+    contract,
+    doctor,
+    experiment,
+    ledger,
+    model,
+    new,
+    outcomes,
+    release,
+    run,
+    runs,
+    serve,
+    submit,
+    up,
+)
 
 _CANCELLED = 130
 
@@ -68,6 +83,13 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(contract.app, name="contract")
 app.add_typer(model.app, name="model")
 app.add_typer(ledger.app, name="ledger")
+app.command("up")(up.up)
+app.command("status")(up.status)
+app.command("down")(up.down)
+app.command("serve")(serve.serve)
+app.add_typer(release.app, name="release")
+app.add_typer(experiment.app, name="experiment")
+app.add_typer(outcomes.app, name="outcomes")
 app.command("config")(config.config)
 app.command("doctor")(doctor.doctor)
 

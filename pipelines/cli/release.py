@@ -311,7 +311,7 @@ class _Watch:
 def _progress(one: "Rehearsed") -> None:
     from headway.serving.release.report import fault_name
 
-    error_console().print(f"{fault_name(one)}: {one.held and 'held' or one.state} {one.text}", markup=False)
+    error_console().print(f"{fault_name(one)}: {one.end} {one.text}", markup=False)
 
 
 def _render(console: "Console", release: "Release") -> None:
@@ -401,7 +401,7 @@ def _render_rehearsed(console: "Console", found: "list[Rehearsed]", about: str, 
             [
                 "✓" if one.right else "✗",
                 fault_name(one),
-                one.held and "held" or str(one.state),
+                one.end,
                 one.caught_by or "-",
                 duration(one.hours),
                 str(one.stage),

@@ -282,6 +282,8 @@ def _go_on(release: Release, verdict: Verdict, now: datetime) -> Step:
         return Step(release, [])
     if verdict.outcome is Outcome.PASS:
         return _next(release, now)
+    if stuck := [finding.text for finding in verdict.findings if finding.holds]:
+        return _hold(release, stuck[0], now)
     return _hold_when_late(release, verdict.text, now)
 
 

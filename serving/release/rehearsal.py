@@ -116,6 +116,11 @@ class Rehearsed:
     """The newcomer's weight, of 10 000, by hours since the start."""
 
     @property
+    def end(self) -> str:
+        """How it ended, in a word."""
+        return "held" if self.held else str(self.state)
+
+    @property
     def right(self) -> bool:
         """Whether a faulty newcomer was taken back or held, and a good one was not taken back."""
         taken_back = self.state is State.ROLLED_BACK

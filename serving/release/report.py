@@ -120,7 +120,7 @@ def rehearsal_page(rehearsed: Sequence[Rehearsed], about: str) -> str:
         [
             [
                 fault_name(one),
-                page.badge(one.held and "held" or str(one.state), "good" if one.right else "bad"),
+                page.badge(one.end, "good" if one.right else "bad"),
                 one.caught_by or "-",
                 duration(one.hours),
                 one.stage,

@@ -68,6 +68,7 @@ class World:
     champion: int | None = 1
     checks_pass: bool = True
     outcome: Outcome = Outcome.PASS
+    holds: bool = False
     events: list[Event] = field(default_factory=list)
     moves: list[int] = field(default_factory=list)
     """The champions, one after the other."""
@@ -132,7 +133,7 @@ class World:
 
     def judge(self, evidence: Evidence, decides: bool) -> Verdict:
         """The verdict that the test wants."""
-        finding = Finding(name="server_errors", outcome=self.outcome, text=str(self.outcome))
+        finding = Finding(name="server_errors", outcome=self.outcome, text=str(self.outcome), holds=self.holds)
         return Verdict(outcome=self.outcome, findings=[finding], text=f"says {self.outcome}")
 
     def run(self, most: int = 60) -> Release:

@@ -10,7 +10,17 @@ from typing import Any
 
 from headway.components.errors import NotReadyError, PromotionConflictError, ReleaseError, TrustError
 from headway.components.register.ledger import Ledger
-from headway.serving.platform import Address, Counts, Histogram, Phase, Reading, Route, Variant, VariantState
+from headway.serving.platform import (
+    TOTAL_WEIGHT,
+    Address,
+    Counts,
+    Histogram,
+    Phase,
+    Reading,
+    Route,
+    Variant,
+    VariantState,
+)
 from headway.serving.release.state import Check, Release
 
 EDGES = [1.0, 2.0, 4.0, 8.0]
@@ -44,7 +54,7 @@ class Files:
 
 
 class FilePlatform:
-    """Variants become ready at the second look; every reading brings a hundred good answers each."""
+    """Variants become ready at the second look; every reading brings eight thousand answers."""
 
     name = "files"
 
@@ -106,10 +116,14 @@ class FilePlatform:
         number = int(cursor or "-1") + 1
         if not cursor:
             return Reading(counts=Counts(), cursor="0")
-        bad = self._bad.get(variant, 0)
-        latency = Histogram(edges=EDGES, counts=[300, 100, 0, 0, 0])
-        counts = Counts(requests=400, server_errors=4 * bad, latency_ms=latency)
-        return Reading(counts=counts, cursor=str(number))
+        route = self.route(endpoint)
+        weight = route.weights.get(variant, 0) if route else 0
+        if route and route.mirror == variant:
+            weight += route.mirror_weight
+        requests = weight * 8_000 // TOTAL_WEIGHT
+        latency = Histogram(edges=EDGES, counts=[requests, 0, 0, 0, 0])
+        errors = requests * self._bad.get(variant, 0) // 100
+        return Reading(counts=Counts(requests=requests, server_errors=errors, latency_ms=latency), cursor=str(number))
 
     def users(self, endpoint: str, since: datetime) -> None:
         return None
@@ -132,7 +146,7 @@ class FileRegistry:
     def check(self, version: Any) -> Iterator[Any]:
         if version.version in self.files.read()["bad"]:
             raise TrustError(f"{version.label}: its signature is wrong")
-        yield SimpleNamespace(info=SimpleNamespace(task="binary"), folder=self.files)
+        yield SimpleNamespace(info=SimpleNamespace(task="binary"), folder=Path("absent"))
 
     def storage_uri(self, version: Any) -> str:
         return f"file:///m/{version.version}"

@@ -73,6 +73,15 @@ def test_undecided_for_too_long_is_held_for_a_person_and_goes_on_after_resume(ca
     assert canary.run().state is State.PROMOTED
 
 
+def test_a_finding_that_needs_a_person_holds_the_release(canary: World) -> None:
+    canary.reach(0)
+    canary.outcome = Outcome.INCONCLUSIVE
+    canary.holds = True
+    canary.look()
+    assert canary.release.held == "inconclusive"
+    assert canary.weights[-1] == {"v1": 9_500, "v2": 500}
+
+
 @pytest.mark.parametrize("how", ["paused", "held", "running", "settling"])
 def test_a_failing_newcomer_is_taken_back_whatever_else_is(how: str) -> None:
     world = World(new_release())
