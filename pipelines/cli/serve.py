@@ -27,7 +27,7 @@ def serve(
     from headway.pipelines.cli.output import error_console
 
     if bundle is not None and model is not None and model.startswith("-"):
-        model, flags = None, [model, *(flags or [])]
+        flags, model = [model, *(flags or [])], None
     if (bundle is None) is (model is None):
         raise typer.BadParameter("give a model's name or --bundle DIR", param_hint="MODEL")
     label, given = _bundle(bundle) if bundle is not None else _registered(model or "")

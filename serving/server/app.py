@@ -183,9 +183,9 @@ class App:
             ("/metrics", self._metrics, read),
             ("/openapi.json", self._openapi, read),
             ("/predict", self._unready, ["POST"]),
-            ("/v1/models/{name}", self._ready, read),
             ("/v1/models/{name}:predict", self._unready, ["POST"]),
             ("/v1/models/{name}:explain", self._no_explainer, ["POST"]),
+            ("/v1/models/{name}", self._ready_v1, read),
             ("/v2", self._server, read),
             ("/v2/health/ready", self._ready, read),
             ("/v2/models/{name}", self._metadata, read),
@@ -227,6 +227,11 @@ class App:
         if not model.ready:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"Not ready: {model.reason}")
         return _json({"name": model.name, "ready": True})
+
+    async def _ready_v1(self, request: Request) -> Response:
+        if ":" in request.path_params["name"]:  # NAME:predict, read
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"allow": "POST"})
+        return await self._ready(request)
 
     async def _unready(self, request: Request) -> Response:
         """An inference path that `_forms` does not have: the model is not open, or is another."""

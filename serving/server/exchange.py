@@ -293,7 +293,7 @@ def parse(body: bytes | memoryview) -> dict[str, Any]:
 def _refuse_json(body: bytes, error: orjson.JSONDecodeError) -> NoReturn:
     if not body:
         raise bad("The body is empty", expected="a JSON object", got="nothing")
-    if "recursion" in str(error).lower():
+    if "depth" in error.msg or "recursion" in error.msg.lower():
         raise bad("The body is nested too deeply", expected="a flat JSON object", got="more than 1,000 levels")
     where = f"line {error.lineno}, column {error.colno}"
     hint = "; NaN and Infinity are not JSON" if b"NaN" in body or b"Infinity" in body else ""
