@@ -230,7 +230,7 @@ class Envoy:
             time.sleep(_POLL_SECONDS)
 
     def _is_live(self, kind: str, name: str, path: Path, document: Document) -> bool:
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != document:
+        if _on_file(path) != document:
             return False
         now = self._try_updates(kind, name)
         return now is not None and now.version == document["version_info"]
@@ -264,8 +264,7 @@ class Envoy:
                 path.unlink(missing_ok=True)
 
     def _resources(self, kind: str) -> list[Document]:
-        path = self.file(kind)
-        return list(json.loads(path.read_text(encoding="utf-8"))["resources"]) if path.is_file() else []
+        return list((_on_file(self.file(kind)) or {}).get("resources", []))
 
     @property
     def _bootstrap(self) -> Path:
@@ -283,6 +282,15 @@ class _Updates:
     version: str | None
     """The version in force; None before the first, and for a cluster that does not exist."""
     refused: int
+
+
+def _on_file(path: Path) -> Document | None:
+    """The document in a file; None where there is none, or a damaged one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _reason(log: Path, offset: int) -> str:

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 STARTED = time.time()
+JSON = "content-type: application/json"
 
 
 class Server:
@@ -30,26 +31,30 @@ class Server:
         return self.options.version != 9 and (self.options.version != 7 or time.time() > STARTED + 1)
 
     async def answer(self, path: str, headers: dict[str, str]) -> tuple[int, bytes, str]:
-        name, kind = self.options.name, "content-type: application/json"
-        if path == "/metrics":
-            return 200, self.metrics().encode(), "content-type: text/plain"
-        if path == "/seen":
-            return 200, json.dumps(self.seen).encode(), kind
-        if path == "/health":
-            status = "ok" if self.ready else "loading"
-            return (200 if self.ready else 503), json.dumps({"status": status, "reason": "it loads"}).encode(), kind
-        if not self.ready:
-            return 503, b'{"error": "Not ready: it loads"}', kind + "\r\nx-not-ready: loading"
-        if path == f"/v2/models/{name}":
-            return 200, json.dumps(self.metadata()).encode(), kind
-        if path == f"/v2/models/{name}/ready":
-            return 200, b'{"ready": true}', kind
+        about = self.about_itself(path)
+        if about is not None:
+            return about
         if "x-delay" in headers:
             await asyncio.sleep(float(headers["x-delay"]))
         status = int(headers.get("x-answer", 200))
         self.count(status, headers)
         result = {"variant": self.options.variant, "pid": os.getpid(), "path": path, "id": headers.get("x-request-id")}
-        return status, json.dumps(result).encode(), kind
+        return status, json.dumps(result).encode(), JSON
+
+    def about_itself(self, path: str) -> tuple[int, bytes, str] | None:
+        name, status = self.options.name, 200 if self.ready else 503
+        if path == "/metrics":
+            return 200, self.metrics().encode(), "content-type: text/plain"
+        if path == "/seen":
+            return 200, json.dumps(self.seen).encode(), JSON
+        if path == "/health":
+            said = {"status": "ok" if self.ready else "loading", "reason": "" if self.ready else "it loads"}
+            return status, json.dumps(said).encode(), JSON
+        if not self.ready:
+            return 503, b'{"error": "Not ready: it loads"}', JSON + "\r\nx-not-ready: loading"
+        if path == f"/v2/models/{name}/ready":
+            return 200, b'{"ready": true}', JSON
+        return (200, json.dumps(self.metadata()).encode(), JSON) if path == f"/v2/models/{name}" else None
 
     def count(self, status: int, headers: dict[str, str]) -> None:
         self.requests[status] = self.requests.get(status, 0) + 1
