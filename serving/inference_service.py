@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from headway.components.config import dump_yaml
 from headway.components.errors import ReleaseError
 from headway.components.settings import Settings
 from headway.serving.platform import Route, Variant
@@ -34,6 +35,8 @@ ROUTE_ANNOTATION = "serving.headway/route"
 VARIANTS_ANNOTATION = "serving.headway/variants"
 """Knative: both variants, the older first, as JSON; the spec itself only holds the newest."""
 _FACT = "serving.headway/"
+SERVICE_ACCOUNT = "headway-server"
+"""Whose secrets KServe's storage initialiser uses to fetch a bundle; the server itself gets no token."""
 PORT = 8080
 POLICY_CONFIG_MAP = "headway-policy"
 DRAIN_SECONDS = 15
@@ -84,7 +87,7 @@ def serving_runtime(settings: Settings) -> Document:
         "name": "kserve-container",
         "image": settings.serving_image,
         "command": ["python", "-m", "headway.serving.server"],
-        "args": ["--bundle=/mnt/models", "--host=0.0.0.0", f"--port={PORT}", "--payload-log=/tmp/payloads"],
+        "args": ["--bundle=/mnt/models", "--host=0.0.0.0", f"--port={PORT}"],
         "env": [
             {"name": "HEADWAY_HOME", "value": "/tmp/headway"},  # noqa: S108 - an emptyDir of the pod
             {"name": "HEADWAY_POLICY", "value": "/etc/headway/policy/policy.yaml"},
@@ -134,7 +137,7 @@ def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: 
         facts["score-edges"] = json.dumps(variant.score_edges)
         arguments += [f"--score-edges={json.dumps(variant.score_edges)}"]
     # The model's readiness, not the server's: a server answers before it can predict.
-    ready = {"httpGet": {"path": f"/v2/models/{quote(variant.model)}/ready", "port": PORT}, "periodSeconds": 5}
+    ready = {"httpGet": {"path": f"/v2/models/{quote(variant.model, safe='')}/ready", "port": PORT}, "periodSeconds": 5}
     alive = {"httpGet": {"path": "/v2/health/live", "port": PORT}, "periodSeconds": 10, "failureThreshold": 6}
     model: Document = {
         # KServe's schema asks for the name in `spec.canary` only, but means this one everywhere.
@@ -152,6 +155,7 @@ def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: 
     document: Document = {
         "labels": {MANAGED_BY: "headway", ENDPOINT_LABEL: endpoint, VARIANT_LABEL: variant.name},
         "annotations": {f"{_FACT}{name}": value for name, value in facts.items()} | scrape,
+        "serviceAccountName": SERVICE_ACCOUNT,
         "automountServiceAccountToken": False,
         "model": model,
     }
@@ -256,6 +260,11 @@ def knative_service(
     body = predictor(endpoint, newest or variants[-1], settings, standard=False, logger_url=logger_url)
     document["spec"] = {"predictor": body if percent is None else {"canaryTrafficPercent": percent, **body}}
     return document
+
+
+def as_yaml(documents: Sequence[Document]) -> str:
+    """Documents as one YAML file, without the aliases that parts used twice would become."""
+    return "---\n".join(dump_yaml(json.loads(json.dumps(document))) for document in documents)
 
 
 def _inference_service(name: str, endpoint: str, settings: Settings, mode: str) -> Document:

@@ -22,7 +22,7 @@ from headway.serving.platform import TOTAL_WEIGHT, Address, Route, Variant, Vari
 class CanaryMode(Mode):
     """Whole percents, any number of variants.
 
-    The first variant of an endpoint answers as soon as it is ready: KServe gives the stable one all that canaries leave.
+    An endpoint's first variant answers as soon as it is ready: KServe gives the stable one all that canaries leave.
     """
 
     name = "canary"
@@ -131,8 +131,8 @@ class CanaryMode(Mode):
         if found is None:
             return []
         variants = list(map(variant_of, _predictors(found).values()))
-        route = self.route(endpoint)
-        return [canary_service(endpoint, variants, _percents(found), self.settings, route=route)]
+        percents, route, replicas = _percents(found), self.route(endpoint), _replicas(found)
+        return [canary_service(endpoint, variants, percents, self.settings, route=route, replicas=replicas)]
 
     # ---- the route
 
@@ -196,6 +196,11 @@ def _predictors(found: Document | None) -> dict[str, Document]:
 def _percents(found: Document | None) -> dict[str, int]:
     canaries = found["spec"].get("canary", []) if found else []
     return {each["predictor"]["name"]: each["trafficPercent"] for each in canaries}
+
+
+def _replicas(found: Document | None) -> int:
+    """How many pods somebody gave the stable variant; all variants get as many."""
+    return int(found["spec"]["predictor"].get("minReplicas", 1)) if found else 1
 
 
 def _weights(endpoint: str, route: Document | None) -> dict[str, int]:

@@ -6,9 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headway.components.config import dump_yaml
 from headway.components.errors import ClusterError, MeasurementError, NotReadyError
-from headway.serving.inference_service import require_readable
+from headway.serving.inference_service import as_yaml, require_readable
 from headway.serving.kubeflow.canary import CanaryMode
 from headway.serving.kubeflow.client import Cluster
 from headway.serving.kubeflow.gateway import GatewayMode
@@ -137,10 +136,9 @@ class KubeflowPlatform:
         if not documents:
             path.unlink(missing_ok=True)
             return
-        text = "---\n".join(dump_yaml(document) for document in documents)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-            file.write(text)
+            file.write(as_yaml(documents))
         temporary = Path(file.name)
         temporary.chmod(0o644)
         temporary.replace(path)

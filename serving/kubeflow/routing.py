@@ -24,6 +24,8 @@ from headway.serving.platform import TOTAL_WEIGHT, USER_HEADER, VARIANT_HEADER, 
 
 SERVICE_PORT = 80
 """The port of the Services that KServe makes in front of predictors."""
+SERVER_PORTS = (PORT, 9081, 8012, 9091)
+"""Ports of a server's pod: its own, KServe's agent that logs payloads, and Knative's queue with its metrics."""
 
 
 def http_route(endpoint: str, route: Route, settings: Settings, *, existing: Set[str] | None = None) -> Document:
@@ -112,7 +114,7 @@ def network_policy(
         return {"namespaceSelector": {"matchExpressions": [names]}}
 
     driver = peer([release]) | {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "headway-release"}}}
-    ports = [{"protocol": "TCP", "port": PORT}]
+    ports = [{"protocol": "TCP", "port": port} for port in SERVER_PORTS]
     spec = {
         "podSelector": {"matchLabels": {MANAGED_BY: "headway"}},
         "policyTypes": ["Ingress"],

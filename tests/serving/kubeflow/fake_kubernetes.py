@@ -168,6 +168,8 @@ class FakeKubernetes:
         epoch = self.epoch
         while True:
             with self.changed:
+                if self.epoch != epoch:
+                    raise ConnectionAbortedError
                 if after < self.forgotten:
                     yield {"type": "ERROR", "object": RefusalError(410, "Expired", "too old resource version").body}
                     return
@@ -176,14 +178,12 @@ class FakeKubernetes:
                     for version, at, change, item in self.events
                     if version > after and at[:2] == (KINDS[kind].plural, namespace) and _selected(item, query)
                 ]
-                if not found and self.epoch == epoch and time.monotonic() < deadline:
+                if not found and time.monotonic() < deadline:
                     self.changed.wait(max(0.0, min(0.5, deadline - time.monotonic())))
                     continue
             for version, change, item in found:
                 after = version
                 yield {"type": change, "object": item}
-            if self.epoch != epoch:
-                raise ConnectionAbortedError
             if time.monotonic() >= deadline:
                 return
 

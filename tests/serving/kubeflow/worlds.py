@@ -126,7 +126,7 @@ class ClusterWorld:
     def _count(self, names: "Exporter", counts: dict[str, int], labels: dict[str, str]) -> None:
         for code, count in counts.items():
             if count:
-                self.prometheus.add(names.requests, count, **labels, **{names.code: code[: names.digits]})
+                self.prometheus.add(names.requests, count, **labels | {names.code: code[: names.digits]})
         edges = [edge / names.per_ms for edge in EDGES_MS]
         self.prometheus.observe(names.latency, edges, 3 / names.per_ms, sum(counts.values()), **labels)
 
