@@ -22,7 +22,6 @@ QUICK = {
     "extra_trees": {"n_estimators": 10},
 }
 CASES = [(name, task) for task in ("binary", "multiclass", "regression") for name in names(task)]
-NO_ONNX = {"dummy"}
 
 
 def quick(name: Any, **more: Any) -> Any:
@@ -101,12 +100,8 @@ class TestEveryEstimator:
         _, written = bundle(name, task)
         assert set(required_types(written.path / "model.skops")) <= set(KNOWN_TYPES)
 
-    def test_onnx_agrees_or_the_reason_is_recorded(self, bundle: Any, unseen: Any, name: Any, task: Any) -> None:
+    def test_onnx_agrees(self, bundle: Any, unseen: Any, name: Any, task: Any) -> None:
         _, written = bundle(name, task)
-        if name in NO_ONNX:
-            assert written.info.formats == ["skops"]
-            assert "DummyClassifier" in written.onnx_note or "DummyRegressor" in written.onnx_note
-            return
         assert written.info.formats == ["onnx", "skops"]
         assert written.onnx_note == ""
         assert written.parity.flips == 0
