@@ -53,7 +53,7 @@ FROM (
     FROM log WHERE NOT mirrored AND "user" IN (SELECT subject FROM outcomes WHERE unit = 'user')
     GROUP BY "user"
 ) AS exposed JOIN outcomes ON outcomes.subject = exposed."user"
-WHERE outcomes.unit = 'user' AND outcomes.time >= exposed.first
+WHERE outcomes.unit = 'user' AND outcomes.latest >= exposed.first
 GROUP BY variant, "user"
 """
 

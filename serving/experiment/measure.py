@@ -135,8 +135,9 @@ class _Reader:
                 found += f" UNION ALL {_BY_PREDICTION.format(outcomes=_outcomes(metric.name))}"
         closes = f" AND found.time <= TIMESTAMPTZ {quote_text(self._closes.isoformat())}" if self._closes else ""
         return f"""
-            SELECT found.*, exposures.variant FROM ({found}) AS found JOIN exposures USING ("user")
-            WHERE found.time >= exposures.time{closes}
+            SELECT "user", value, greatest(found.time, exposures.time) AS time, variant
+            FROM ({found}) AS found JOIN exposures USING ("user")
+            WHERE found.latest >= exposures.time{closes}
         """
 
     def _look(self, time: datetime | None) -> Look:
@@ -187,9 +188,9 @@ _AGGREGATES = {
     "numeric": "sum(value)",
     "label": "avg(value)",
 }
-_RECORDED = """SELECT subject AS "user", number AS value, time FROM {outcomes} WHERE unit = 'user'"""
+_RECORDED = """SELECT subject AS "user", number AS value, time, latest FROM {outcomes} WHERE unit = 'user'"""
 _BY_PREDICTION = """
-SELECT answered."user", number AS value, outcomes.time
+SELECT answered."user", number AS value, outcomes.time, outcomes.latest
 FROM {outcomes} AS outcomes JOIN (
     SELECT id, min_by("user", time) AS "user" FROM log
     WHERE NOT mirrored AND id IN (SELECT subject FROM {outcomes}) GROUP BY id
@@ -197,7 +198,7 @@ FROM {outcomes} AS outcomes JOIN (
 WHERE outcomes.unit = 'prediction'
 """
 _LABELS = """
-SELECT "user", CASE WHEN {needs} THEN {value} END AS value, time
+SELECT "user", CASE WHEN {needs} THEN {value} END AS value, time, time AS latest
 FROM (
     SELECT log."user", prediction, score, probability, outcomes.value AS label, log.time
     FROM log JOIN {outcomes} AS outcomes ON log.id = outcomes.subject

@@ -54,6 +54,7 @@ _ARROW = pa.schema(
         ("value", pa.string()),
         ("number", pa.float64()),
         ("time", pa.timestamp("us", tz="UTC")),
+        ("latest", pa.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -113,7 +114,8 @@ class Outcomes:
             after: Only those that were stored after this number.
 
         Returns:
-            A table of the columns `unit`, `subject`, `value` (JSON), `number` and `time`, and the last one's number.
+            A table of the columns `unit`, `subject`, `value` (JSON), `number`, `time` (when it first happened) and
+            `latest` (when it last did), and the last one's number.
         """
         from sqlalchemy import select
 
