@@ -91,6 +91,47 @@ class Lineage(Config):
     seed: int = 0
 
 
+class Candidate(Config):
+    """One model file that could have been served, as the optimise step found it.
+
+    Without times: they differ from machine to machine, and a bundle must not. They are in the step's report.
+    """
+
+    name: str
+    """`skops` or `torch` as trained, `onnx`, or `onnx-int8`."""
+    size: int = Field(ge=0)
+    """Bytes; 0 where there is no file."""
+    difference: float | None = None
+    """Largest absolute difference from the trained file on real rows: of a probability, or as a share of the target's
+    standard deviation in regression."""
+    flips: int = 0
+    """Rows with another label."""
+    quality: float | None = None
+    """The metric's value on the real rows."""
+    loss: float | None = None
+    """How much worse the metric is than the trained file's, at worst within its interval; negative where better. In
+    the metric's unit, or as a share of the target's standard deviation for errors in the target's unit."""
+    refused: str = ""
+    """Why it may not be served; empty when it may."""
+
+
+class Optimisation(Config):
+    """Which model file is served, and why."""
+
+    document: ClassVar[str] = "optimisation record"
+
+    chosen: str
+    """Name of the candidate that stands first in the bundle."""
+    reason: str
+    metric: str = ""
+    """What quality means; empty where the rows had no target."""
+    rows: int = Field(ge=0)
+    """Real rows that the files were compared on."""
+    batches: list[int] = []
+    """Rows of one call, for each of which the files were timed."""
+    candidates: list[Candidate] = []
+
+
 class BundleInfo(Config):
     """What a bundle is, in one document."""
 
@@ -112,6 +153,8 @@ class BundleInfo(Config):
     parity: float | None = None
     """Largest absolute difference between the files on real rows, in units of the output; None with one file."""
     lineage: Lineage
+    optimisation: Optimisation | None = None
+    """Which file was chosen for speed, and why; None where nobody measured."""
 
 
 class ManifestEntry(Config):

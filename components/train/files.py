@@ -78,7 +78,7 @@ def write_bundle(
         TrainingError: ONNX is required and does not convert, the estimator cannot be written, or the place is taken.
         SourceError: The profile is missing.
     """
-    with _in_place_of(output) as folder:
+    with in_place_of(output) as folder:
         _write_skops(fitted, folder / layout.SKOPS_MODEL, spec)
         parity, note = _write_onnx(fitted, folder / layout.ONNX_MODEL, spec)
         has_onnx = (folder / layout.ONNX_MODEL).exists()
@@ -219,7 +219,7 @@ def _write_json(path: Path, document: Any) -> None:
 
 
 @contextmanager
-def _in_place_of(output: Path) -> Iterator[Path]:
+def in_place_of(output: Path) -> Iterator[Path]:
     """A new folder beside `output` that takes its place when the block ends well, and goes away when it does not."""
     taken = output.exists() and not _replaceable(output)
     if taken:

@@ -1,14 +1,16 @@
 """The fitted pipeline as an ONNX graph, and how far the two files are apart on real rows."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.components.bundle import Task
 from headway.components.errors import TrainingError
 from headway.components.model import onnx_session
 from headway.components.train.features import MISSING, Features
@@ -24,6 +26,9 @@ _REPRESENTABLE = np.finfo(np.float32).min, np.finfo(np.float32).max
 _PATCHING = threading.Lock()
 _TREES = ("sklearn.ensemble", "sklearn.tree")
 
+Answers: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.object_]], NDArray[np.float64]]
+"""Numbers and texts to probabilities of shape (n, k), or to values of shape (n, 1)."""
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -38,22 +43,39 @@ class Parity:
 
 
 def convert(fitted: Fitted) -> bytes:
-    """The pipeline as a serialised ONNX graph with the inputs `numbers` (n, p) and `texts` (n, q) and one output.
+    """A fit as a serialised ONNX graph; see `convert_pipeline`.
+
+    Raises:
+        TrainingError: The estimator or an encoder has no conversion that runs; says why.
+    """
+    return convert_pipeline(fitted.pipeline, fitted.features, fitted.task)
+
+
+def convert_pipeline(pipeline: Any, features: Features, task: Task) -> bytes:
+    """A fitted pipeline as an ONNX graph with the inputs `numbers` (n, p) and `texts` (n, q) and one output.
 
     Trees compare in 32 bits, which all their inputs have. Everything else computes in 64 bits as scikit-learn does,
     but for the layers of a network: in 32 bits a value some hundred standard deviations away turns the answer of naive
     Bayes round, and a mean far above its standard deviation is lost in rounding.
 
+    Args:
+        pipeline: The pipeline of a fit: the step `columns`, then the step `model`.
+        features: The columns that it takes.
+        task: What it predicts.
+
+    Returns:
+        The serialised graph. Its output has probabilities of shape (n, k), or values of shape (n, 1).
+
     Raises:
         TrainingError: The estimator or an encoder has no conversion that runs; says why.
     """
-    if fitted.task != "regression" and not hasattr(fitted.pipeline, "predict_proba"):
+    if task != "regression" and not hasattr(pipeline, "predict_proba"):
         raise TrainingError("the estimator has no probabilities")
-    model = fitted.pipeline.named_steps["model"]
     reason = ""
-    for bits in (32,) if type(model).__module__.startswith(_TREES) else (64, 32):
+    trees = type(pipeline.named_steps["model"]).__module__.startswith(_TREES)
+    for bits in (32,) if trees else (64, 32):
         try:
-            graph = bytes(_graph(fitted, model, bits=bits).SerializeToString(deterministic=True))
+            graph = bytes(_graph(pipeline, features, task, bits=bits).SerializeToString(deterministic=True))
             onnx_session(graph)
         except TrainingError:
             raise
@@ -64,8 +86,8 @@ def convert(fitted: Fitted) -> bytes:
     raise TrainingError(reason)
 
 
-def _graph(fitted: Fitted, model: Any, *, bits: int) -> Any:
-    features = fitted.features
+def _graph(pipeline: Any, features: Features, task: Task, *, bits: int) -> Any:
+    model = pipeline.named_steps["model"]
     if type(model).__module__ == "sklearn.dummy":
         return constant_graph(model, len(features.numbers), len(features.texts))
     from skl2onnx import convert_sklearn
@@ -80,10 +102,10 @@ def _graph(fitted: Fitted, model: Any, *, bits: int) -> Any:
         inputs.append(("texts", StringTensorType([None, len(features.texts)])))
     with _exact_trees():
         graph = convert_sklearn(
-            fitted.pipeline,
+            pipeline,
             name="model",
             initial_types=inputs,
-            options={} if fitted.task == "regression" else {id(model): {"zipmap": False}},
+            options={} if task == "regression" else {id(model): {"zipmap": False}},
             custom_conversion_functions=converters(),
         )
     # Labels follow from the probabilities; what computes them in the graph would only cost time.
@@ -128,38 +150,64 @@ def _exponentiate(model: Any) -> None:
 
 
 def compare(fitted: Fitted, session: Any) -> Parity:
-    """Predict with both on the sample of real rows, then on rows made up from them.
-
-    Made-up rows have a value missing or a category unseen, or an outlier in one number: ten times as far from zero as
-    any row of the sample. The largest numbers that there are must give a finite answer where the pipeline has one.
+    """How far a graph is from the fit it was converted from, on the fit's sample; see `parity`.
 
     Args:
         fitted: The fit; its sample has at most 5,000 rows.
         session: onnxruntime session over the converted graph.
     """
-    numbers, texts = fitted.features.arrays(fitted.sample)
-    real = _differences(fitted, session, numbers, texts)
-    gaps = _differences(fitted, session, *_made_up(fitted.features, numbers, texts))
-    found = [real, gaps]
-    if len(fitted.features.numbers) > len(fitted.features.flags):
-        count = min(MADE_UP_ROWS, len(numbers))
-        outliers = _outliers(fitted.features, numbers, _largest_seen(numbers) * OUTLIER)[:count]
-        found.append(_differences(fitted, session, outliers, texts[:count], relative=True))
-        largest = _outliers(fitted.features, numbers, np.finfo(np.float32).max)[:count]
-        lost = np.isfinite(_expected(fitted, largest, texts[:count])) & ~np.isfinite(
-            _answers(session, largest, texts[:count])
-        )
-        if lost.any():
-            found.append((float("nan"), 0))
+    classes = fitted.task != "regression"
+    return parity(
+        partial(_of_pipeline, fitted.pipeline, fitted.features, classes=classes),
+        partial(_of_graph, session),
+        fitted.features,
+        *fitted.features.arrays(fitted.sample),
+        scale=None if classes else fitted.target_scale,
+    )
+
+
+def parity(
+    expected: Answers,
+    found: Answers,
+    features: Features,
+    numbers: NDArray[np.float32],
+    texts: NDArray[np.object_],
+    *,
+    scale: float | None,
+) -> Parity:
+    """How far one model file is from another on real rows, and on rows made up from them.
+
+    Made-up rows have a value missing or a category unseen, or an outlier in one number: ten times as far from zero as
+    any row of the sample. The largest numbers that there are must give a finite answer where the first file has one.
+
+    Args:
+        expected: What the first file says: probabilities of shape (n, k), or values of shape (n, 1).
+        found: What the second one says.
+        features: The columns.
+        numbers: Real rows, shape (n, p).
+        texts: Their texts, shape (n, q).
+        scale: The target's standard deviation in regression; None where the answers are probabilities.
+    """
+    rows = [(numbers, texts, False), (*_made_up(features, numbers, texts), False)]
+    count = min(MADE_UP_ROWS, len(numbers))
+    finite = True
+    if len(features.numbers) > len(features.flags):
+        some = numbers[:count], texts[:count]
+        outliers = _outliers(features, some[0], _largest_seen(numbers) * OUTLIER)
+        rows.append((outliers, some[1], True))
+        largest = _outliers(features, some[0], np.finfo(np.float32).max)
+        with np.errstate(over="ignore", invalid="ignore"):
+            known = np.isfinite(expected(largest, some[1]))
+        finite = bool(np.isfinite(found(largest, some[1]))[known].all())
+    differences = [_difference(expected(a, b), found(a, b), scale=scale, relative=relative) for a, b, relative in rows]
     return Parity(
-        difference=float(np.max([difference for difference, _ in found])),
-        flips=sum(flips for _, flips in found),
+        difference=float(np.max([difference for difference, _ in differences])) if finite else float("nan"),
+        flips=sum(flips for _, flips in differences),
         rows=len(numbers),
     )
 
 
-def _answers(session: Any, numbers: NDArray[np.float32], texts: NDArray[np.object_]) -> NDArray[np.float64]:
-    """What the graph says: probabilities of shape (n, k), or values of shape (n, 1)."""
+def _of_graph(session: Any, numbers: NDArray[np.float32], texts: NDArray[np.object_]) -> NDArray[np.float64]:
     given = {"numbers": numbers, "texts": texts}
     inputs = {node.name: given[node.name] for node in session.get_inputs()}
     output = session.run([session.get_outputs()[-1].name], inputs)[0]
@@ -167,25 +215,24 @@ def _answers(session: Any, numbers: NDArray[np.float32], texts: NDArray[np.objec
     return found
 
 
-def _differences(
-    fitted: Fitted, session: Any, numbers: NDArray[np.float32], texts: NDArray[np.object_], *, relative: bool = False
-) -> tuple[float, int]:
-    """The largest difference, and how many labels differ; relative to values beyond the target's own scale."""
-    output, expected = _answers(session, numbers, texts), _expected(fitted, numbers, texts)
-    if fitted.task == "regression":
-        scale = np.maximum(np.abs(expected) / fitted.target_scale, 1.0) if relative else 1.0
-        return float((np.abs(output - expected) / scale).max()), 0
-    flips = int((output.argmax(axis=1) != expected.argmax(axis=1)).sum())
-    return float(np.abs(output - expected).max()), flips
-
-
-def _expected(fitted: Fitted, numbers: NDArray[np.float32], texts: NDArray[np.object_]) -> NDArray[np.float64]:
-    """What the pipeline says, in the shape of `_answers`."""
-    frame = fitted.features.join(numbers, texts)
-    predict = fitted.pipeline.predict if fitted.task == "regression" else fitted.pipeline.predict_proba
-    with np.errstate(over="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = np.asarray(predict(frame), dtype=np.float64).reshape(len(numbers), -1)
+def _of_pipeline(
+    pipeline: Any, features: Features, numbers: NDArray[np.float32], texts: NDArray[np.object_], *, classes: bool
+) -> NDArray[np.float64]:
+    predict = pipeline.predict_proba if classes else pipeline.predict
+    answers = predict(features.join(numbers, texts))
+    found: NDArray[np.float64] = np.asarray(answers, dtype=np.float64).reshape(len(numbers), -1)
     return found
+
+
+def _difference(
+    expected: NDArray[np.float64], found: NDArray[np.float64], *, scale: float | None, relative: bool
+) -> tuple[float, int]:
+    """The largest difference, and how many labels differ; `relative` to values beyond the target's own scale."""
+    apart = np.abs(found - expected)
+    if scale is None:
+        return float(apart.max()), int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    size = np.maximum(np.abs(expected) / scale, 1.0) if relative else 1.0
+    return float((apart / size).max()), 0
 
 
 def _made_up(
