@@ -64,12 +64,17 @@ class Predictor(Protocol):
 
 
 class SkopsPredictor:
-    """A fitted scikit-learn pipeline."""
+    """A fitted scikit-learn pipeline.
+
+    Attributes:
+        pipeline: It, from `Features.frame` to class numbers, or to values in regression.
+    """
 
     def __init__(self, pipeline: Any, info: BundleInfo, features: Features) -> None:
         self.info = info
         self.features = features
-        self._pipeline = pipeline
+        self.pipeline = pipeline
+        self._labels = _labels(info)
 
     def predict(self, data: Data) -> Prediction:
         """Predict for rows given as raw columns."""
@@ -81,10 +86,10 @@ class SkopsPredictor:
             return _nothing(self.info)
         frame = self.features.join(numbers, texts)
         if self.info.task == "regression":
-            return Prediction(np.asarray(self._pipeline.predict(frame), dtype=np.float64).reshape(-1), None)
-        if not hasattr(self._pipeline, "predict_proba"):
-            return Prediction(_labels(self.info, np.asarray(self._pipeline.predict(frame), dtype=np.int64)), None)
-        return _classified(self.info, self._pipeline.predict_proba(frame))
+            return Prediction(np.asarray(self.pipeline.predict(frame), dtype=np.float64).reshape(-1), None)
+        if not hasattr(self.pipeline, "predict_proba"):
+            return Prediction(self._labels[np.asarray(self.pipeline.predict(frame), dtype=np.int64)], None)
+        return _classified(self._labels, self.pipeline.predict_proba(frame))
 
 
 class OnnxPredictor:
@@ -94,6 +99,7 @@ class OnnxPredictor:
         self.info = info
         self.features = features
         self._session = session
+        self._labels = _labels(info)
         self._inputs = {node.name for node in session.get_inputs()}
         # A classifier's graph gives labels, then probabilities.
         self._output = session.get_outputs()[-1].name
@@ -110,7 +116,7 @@ class OnnxPredictor:
         (output,) = self._session.run([self._output], {name: given[name] for name in self._inputs})
         if self.info.task == "regression":
             return Prediction(output.astype(np.float64).reshape(-1), None)
-        return _classified(self.info, output)
+        return _classified(self._labels, output)
 
 
 def open_skops(path: Path, trusted_types: Iterable[str] = KNOWN_TYPES) -> SkopsPredictor:
@@ -232,18 +238,17 @@ def _check_present(path: Path) -> None:
         raise TrustError(f"{path.parent}: no {path.name}", expected="a bundle folder that `train` wrote")
 
 
-def _classified(info: BundleInfo, probabilities: NDArray[Any]) -> Prediction:
+def _classified(labels: NDArray[Any], probabilities: NDArray[Any]) -> Prediction:
     wide = np.asarray(probabilities, dtype=np.float64)
-    return Prediction(_labels(info, wide.argmax(axis=1)), wide)
+    return Prediction(labels[wide.argmax(axis=1)], wide)
 
 
-def _labels(info: BundleInfo, codes: NDArray[np.int64]) -> NDArray[Any]:
-    labels = np.array(info.classes, dtype=object if isinstance(info.classes[0], str) else None)
-    found: NDArray[Any] = labels[codes]
-    return found
+def _labels(info: BundleInfo) -> NDArray[Any]:
+    """The class labels, shape (k,); none for regression."""
+    return np.array(info.classes, dtype=object if info.classes and isinstance(info.classes[0], str) else None)
 
 
 def _nothing(info: BundleInfo) -> Prediction:
     if info.task == "regression":
         return Prediction(np.empty(0), None)
-    return Prediction(_labels(info, np.empty(0, dtype=np.int64)), np.empty((0, len(info.classes))))
+    return Prediction(_labels(info)[:0], np.empty((0, len(info.classes))))
