@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         ("latency_ms", pa.float64()),
         ("prediction", pa.string()),  # a JSON scalar; null where there is no answer
         ("score", pa.float64()),  # second class's probability, multiclass the class's number, regression the value
-        ("probability", pa.float64()),  # of the predicted class
+        ("probability", pa.float64()),  # of the second class (binary) or of the predicted one; null where there is none
         ("features", pa.string()),  # a JSON object of the checked features; null for refused requests
     ]
 )

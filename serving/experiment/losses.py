@@ -49,10 +49,9 @@ def same(left: str, right: str) -> str:
 _SAME = same("prediction", "label")
 # The label is the class of the largest probability, so the predicted class of a binary model has at least a half.
 _TRUE_PROBABILITY = f"CASE WHEN {_SAME} THEN greatest(score, 1 - score) ELSE least(score, 1 - score) END"
-# In a multiclass model the score is the class's number: it says nothing about the classes that were not predicted.
-_BINARY = (
-    "coalesce(score BETWEEN 0 AND 1 AND least(abs(probability - score), abs(probability + score - 1)) < 1e-4, false)"
-)
+# In a binary model both are the second class's probability. In a multiclass one the score is the class's number, and
+# nothing is known of the classes that were not predicted.
+_BINARY = "coalesce(score BETWEEN 0 AND 1 AND abs(probability - score) < 1e-6, false)"
 _NO_BINARY = "come from a model that is not binary, or gives no probabilities"
 _DISTANCE = f"abs(({json_number('prediction')}) - ({json_number('label')}))"
 _NUMBERS = f"({json_number('prediction')}) IS NOT NULL AND ({json_number('label')}) IS NOT NULL"

@@ -82,7 +82,8 @@ def disagreement(
     """On how many copied requests a shadow variant answered differently.
 
     Two classes agree when they are equal; two values of a regression when they differ by at most `tolerance` of the
-    larger one. Requests that one of the two did not answer are left to the guards.
+    larger one. Numbers without a probability count as values, so the numeric classes of a model that gives none do too.
+    Requests that one of the two did not answer are left to the guards.
 
     Args:
         settings: The installation.

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.components.bundle import SKOPS_MODEL
 from headway.components.errors import MeasurementError
+from headway.components.model import open_skops
 from headway.components.settings import Settings
+from headway.serving import payloads
 from headway.serving.experiment.losses import LOG_LOSS_CLIP, same
 from headway.serving.experiment.outcome import Outcome
 from headway.serving.experiment.outcome_store import Outcomes
 from headway.serving.experiment.outcomes import decision_sums, disagreement
 from headway.serving.release.verdict import Sums
+from headway.serving.server.payload_log import Entry, PayloadLog, Source
+from headway.serving.server.scoring import Scorer
 
 Log = Callable[..., None]
 
@@ -31,7 +38,7 @@ def binary(number: int, p: float, **more: Any) -> dict[str, Any]:
         "id": f"r{number}",
         "prediction": "true" if p > 0.5 else "false",
         "score": p,
-        "probability": max(p, 1 - p),
+        "probability": p,
         **more,
     }
 
@@ -151,6 +158,35 @@ class TestLabels:
             self.sums(settings, "log_loss", clock)
         with pytest.raises(MeasurementError, match="a label that is no number"):
             self.sums(settings, "absolute_error", clock)
+
+
+class TestServer:
+    """What the model server writes is what is read here."""
+
+    def test_a_binary_model(
+        self, settings: Settings, store: Outcomes, make_bundle: Callable[..., Path], clock: Any
+    ) -> None:
+        from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+
+        predictor = open_skops(make_bundle() / SKOPS_MODEL)
+        features = {"distance": [float(n * 50) for n in range(90)], "carrier": ["AA", "B6", "UA"] * 30}
+        scorer = Scorer(SimpleNamespace(info=predictor.info, predictor=predictor))  # type: ignore[arg-type]
+        source = Source(endpoint="flights", namespace="", variant="v1", version=1, digest="d")
+        since = datetime.now(UTC)
+        log = PayloadLog(payloads.folder(settings), source, list(features), most=1_000)
+        scored = scorer.score(*predictor.features.arrays(features))
+        log.put(Entry(id="batch", user=None, mirrored=False, code=200, seconds=0.001, scored=scored))
+        log.close(10)
+        truth = np.arange(90) % 4 > 1
+        store.record_many("flights", (of_label(bool(y), f"batch-{n}") for n, y in enumerate(truth)))
+        assert scored.probability is not None
+        for metric, expected in (
+            ("accuracy", accuracy_score(truth, scored.labels)),
+            ("log_loss", log_loss(truth, scored.probability)),
+            ("brier", brier_score_loss(truth, scored.probability)),
+        ):
+            found = decision_sums(settings, "flights", metric, variants=["v1"], since=since)["v1"]
+            assert (found.n, found.total / found.n) == (90, pytest.approx(expected))
 
 
 class TestRecordedOutcomes:
