@@ -9,10 +9,11 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,15 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Stop all programs, then the supervisor itself."""
-        import psutil
-
         pid = int(self.call("getPID"))
+        # By itself it would stop one after the other, a second each.
+        self.call("stopAllProcesses", False)
+        self._wait_for_end(self.programs())
         self.call("shutdown")
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            psutil.Process(pid).wait(_RPC_SECONDS)
+        deadline = time.monotonic() + _RPC_SECONDS
+        while _alive(pid) and time.monotonic() < deadline:
+            self.running()  # to be asked wakes it: else it looks about itself once a second
+            time.sleep(_POLL_SECONDS)
 
     # ---- its programs
 
@@ -158,15 +162,11 @@ class Supervisor:
         return [*added, *changed, *removed]
 
     def stop(self, names: Sequence[str]) -> None:
-        """Stop programs, all at once, and forget them; returns once they have ended. Those that are gone are no error."""
+        """Stop programs, all at once, and forget them; return once they have ended. One that is gone is no error."""
         for name in names:
             self.forget(name)
             self.call("stopProcessGroup", name, False, ignore=("BAD_NAME",))
-        deadline = time.monotonic() + STOP_SECONDS + 10
-        while any(name in names and info.pid for name, info in self.programs().items()):
-            if time.monotonic() > deadline:
-                raise GatewayError(f"Not all of {', '.join(names)} ended within {STOP_SECONDS + 10} s")
-            time.sleep(_POLL_SECONDS)
+        self._wait_for_end(names)
         for name in names:
             self._remove(name)
 
@@ -246,6 +246,13 @@ class Supervisor:
         finally:
             transport.close()
 
+    def _wait_for_end(self, names: Collection[str]) -> None:
+        deadline = time.monotonic() + STOP_SECONDS + 10
+        while any(name in names and info.pid for name, info in self.programs().items()):
+            if time.monotonic() > deadline:
+                raise GatewayError(f"Not all of {', '.join(names)} ended within {STOP_SECONDS + 10} s")
+            time.sleep(_POLL_SECONDS)
+
     def _remove(self, name: str) -> None:
         self.call("stopProcessGroup", name, ignore=("BAD_NAME",))
         self.call("removeProcessGroup", name, ignore=("BAD_NAME",))
@@ -265,12 +272,12 @@ chmod = 0600
 
 [supervisord]
 identifier = headway
-directory = {_escaped(self.layout.root)}
-logfile = {_escaped(self.layout.log("supervisord"))}
+directory = .
+logfile = logs/supervisord.log
 logfile_maxbytes = 10MB
 logfile_backups = 3
-childlogdir = {_escaped(self.layout.logs)}
-pidfile = {_escaped(self.layout.root / "supervisord.pid")}
+childlogdir = logs
+pidfile = supervisord.pid
 umask = 077
 minfds = {files}
 
@@ -295,7 +302,7 @@ stopwaitsecs = {STOP_SECONDS}
 stopasgroup = false
 killasgroup = true
 redirect_stderr = true
-stdout_logfile = {_escaped(self.layout.log(program.name))}
+stdout_logfile = logs/{program.name}.log
 stdout_logfile_maxbytes = 10MB
 stdout_logfile_backups = 3
 """
@@ -315,20 +322,23 @@ def orphans(mark: str) -> list[int]:
 
 def end(pids: Sequence[int]) -> None:
     """End processes, gently first."""
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        for pid in filter(_alive, pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while any(map(_alive, pids)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that its parent did not ask for yet does not."""
     import psutil
 
-    processes = []
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(pid))
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=STOP_SECONDS)
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _escaped(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Real Envoy, real supervisor; the model server is a stand-in (standin.py) wherever its own work does not matter."""
 
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.components.bundle import bundle_digest
+from headway.components.bundle import ENVIRONMENT, bundle_digest, write_manifest
 from headway.components.settings import Settings
 from headway.components.signing import sign_bundle
 from headway.components.trust import load_policy
@@ -29,27 +30,43 @@ PlatformMaker = Callable[..., EmbeddedPlatform]
 
 
 @pytest.fixture(scope="session")
-def bundles(make_bundle: Callable[..., Path]) -> Bundles:
-    """A bundle for each version; 7, 8 and 9 are those with which the stand-in behaves badly."""
-    return {version: make_bundle(seed=version, onnx="off") for version in VERSIONS}
+def bundles(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """A bundle for each version; with 7, 8 and 9 the stand-in behaves badly. They differ in what nothing here reads."""
+    trained = make_bundle(onnx="off")
+    found = {}
+    for version in VERSIONS:
+        folder = tmp_path_factory.mktemp("bundle") / str(version)
+        shutil.copytree(trained, folder)
+        (folder / ENVIRONMENT).write_text(json.dumps({"version": version}))
+        write_manifest(folder)
+        found[version] = folder
+    return found
 
 
 @pytest.fixture(scope="session")
-def make_platform(bundles: Bundles) -> Iterator[PlatformMaker]:
-    """Make an installation whose bundles lie ready, and take down whatever runs of it at the end."""
+def template(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose bundles are signed and lie ready, as if they had been fetched."""
+    home = tmp_path_factory.mktemp("template") / "home"
+    settings = Settings(home=home)
+    load_policy(settings)
+    layout = EmbeddedPlatform(settings).installation.layout
+    write_atomically(layout.root / "gateway.yaml", "drain_seconds: 0.1\n")
+    for bundle in bundles.values():
+        folder = layout.bundle(bundle_digest(bundle))
+        shutil.copytree(bundle, folder)
+        sign_bundle(folder, settings.resolved_signing_key)
+    return home
+
+
+@pytest.fixture(scope="session")
+def make_platform(template: Path) -> Iterator[PlatformMaker]:
+    """Make an installation, and take down whatever runs of it at the end."""
     made: list[EmbeddedPlatform] = []
 
     def make(home: Path, **settings: object) -> EmbeddedPlatform:
-        configured = Settings.parse({"home": home, "gateway_port": 0, **settings})
-        load_policy(configured)
-        write_atomically(home / "serving" / "gateway.yaml", "drain_seconds: 0.1\n")
-        platform = EmbeddedPlatform(configured, server=STANDIN)
-        made.append(platform)
-        for bundle in bundles.values():
-            folder = platform.installation.layout.bundle(bundle_digest(bundle))
-            shutil.copytree(bundle, folder)
-            sign_bundle(folder, configured.resolved_signing_key)
-        return platform
+        shutil.copytree(template, home)
+        made.append(EmbeddedPlatform(Settings.parse({"home": home, "gateway_port": 0, **settings}), server=STANDIN))
+        return made[-1]
 
     yield make
     for platform in made:
