@@ -70,7 +70,7 @@ class Prometheus:
             high = min(low + SLICE_MS, end_ms)
             for series in self._query(f"{selector}[{high - low}ms]", high)["result"]:
                 labels = _labels(series)
-                for value in _samples(series, low):
+                for value in _samples(series):
                     before = last.get(labels, 0.0)
                     total[labels] += value - before if value >= before else value
                     last[labels] = value
@@ -99,9 +99,7 @@ def _labels(series: dict[str, Any]) -> Labels:
     return frozenset(series["metric"].items())
 
 
-def _samples(series: dict[str, Any], after_ms: int) -> Iterator[float]:
-    """Values after a moment; Prometheus 2 also gives the one at the moment itself."""
-    for time, text in series["values"]:
-        value = float(text)
-        if round(1000 * time) > after_ms and math.isfinite(value):
-            yield value
+def _samples(series: dict[str, Any]) -> Iterator[float]:
+    """A series' values. Prometheus 2 also gives the one at the window's start, from which nothing rises."""
+    values = (float(text) for _, text in series["values"])
+    return (value for value in values if math.isfinite(value))

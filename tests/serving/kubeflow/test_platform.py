@@ -209,6 +209,55 @@ class TestReadiness:
         assert [each.name for each in there.variants("flights")] == ["v1"]
 
 
+class TestKnative:
+    def test_a_variant_that_is_taken_away_gets_nothing_on_its_way_out(
+        self, platform: KubeflowPlatform, api: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there = in_mode(platform, "knative")
+        ready(there, "flights", V1)
+        ready(there, "flights", V2)
+        there.set_route("flights", route({"v1": 5_000, "v2": 5_000}))
+        there.set_route("flights", route({"v1": 10_000, "v2": 0}))
+        seen: list[set[str]] = []
+        report = api.set_status
+
+        def recorded(kind: str, name: str, namespace: str, status: dict[str, Any]) -> None:
+            if kind == "InferenceService":
+                names = {
+                    each["metadata"]["name"]: each["metadata"]["labels"]["endpoint"] for each in api.all("Revision")
+                }
+                traffic = status["components"]["predictor"]["traffic"]
+                seen.append({names[each["revisionName"]] for each in traffic if each["percent"]})
+            report(kind, name, namespace, status)
+
+        monkeypatch.setattr(api, "set_status", recorded)
+        there.remove_variant("flights", "v2")
+        assert there.variants("flights") == [V1]
+        assert there.route("flights") == route({"v1": TOTAL_WEIGHT})
+        assert len(seen) > 1
+        assert {name for names in seen for name in names} == {"v1"}
+
+    def test_a_removal_that_was_killed_is_finished(self, platform: KubeflowPlatform, api: FakeKubernetes) -> None:
+        there = in_mode(platform, "knative")
+        ready(there, "flights", V1)
+        ready(there, "flights", V2)
+        there.set_route("flights", route({"v1": 10_000, "v2": 0}))
+        patches = [method for method, _, _ in api.requests if method == "PATCH"]
+
+        def die(method: str, path: str) -> None:
+            api.down = api.down or len([each for each, _, _ in api.requests if each == "PATCH"]) == len(patches) + 2
+
+        api.before = die  # after its first change, before its second one
+        with pytest.raises(ClusterError):
+            there.remove_variant("flights", "v2")
+        api.before = lambda method, path: None
+        api.down = False
+        assert there.route("flights") == route({"v1": 10_000, "v2": 0})
+        there.remove_variant("flights", "v2")
+        assert there.variants("flights") == [V1]
+        assert there.route("flights") == route({"v1": TOTAL_WEIGHT})
+
+
 class TestGateway:
     def test_a_refused_route_is_taken_back(
         self, split: KubeflowPlatform, controllers: Controllers, api: FakeKubernetes
