@@ -128,6 +128,7 @@ class Machine(RuleBasedStateMachine):
         return self.state == "draft" or (self.closes is not None and self.clock() > self.closes)
 
 
+@pytest.mark.slow
 def test_any_order(settings: Settings, clock: Any) -> None:
     machine = type("Machine", (Machine,), {"settings": settings, "clock": clock})
     examples = 3 if settings.database_url.get_secret_value() else 8
