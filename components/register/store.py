@@ -5,6 +5,7 @@ Reads are plain. Writes are meant for the registry, which orders and repeats the
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -242,6 +243,7 @@ class Store:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep MLflow's and Alembic's progress out of the step's log."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

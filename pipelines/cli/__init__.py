@@ -23,6 +23,7 @@ from headway.pipelines.cli import (
     new,
     outcomes,
     release,
+    replay,
     run,
     runs,
     serve,
@@ -87,6 +88,7 @@ app.command("up")(up.up)
 app.command("status")(up.status)
 app.command("down")(up.down)
 app.command("serve")(serve.serve)
+app.command("replay")(replay.replay)
 app.add_typer(release.app, name="release")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(outcomes.app, name="outcomes")

@@ -218,17 +218,19 @@ def rehearse(
     """
     from dataclasses import asdict
 
-    from headway.serving.release.estimate import record
-    from headway.serving.release.plan import ReleaseSpec
+    from headway.serving.release.recording import record
     from headway.serving.release.rehearsal import DEFAULT_FAULTS, Fault
     from headway.serving.release.rehearsal import rehearse as rehearse_release
     from headway.serving.release.report import rehearsal_page
 
     faults = [Fault.parse_text(text) for text in fault or []] or DEFAULT_FAULTS
-    recording = record(_settings(), endpoint or model, hours=hours)
     spec = _spec(model, strategy, set_)
-    found = rehearse_release(recording, spec or ReleaseSpec(), faults=faults, seed=seed, on_result=_progress)
-    about = f"{len(recording.seconds):,} recorded requests, {recording.rate * 3600:,.0f} an hour."
+    metric = spec.decision.metric if spec.decision else None
+    recording = record(_settings(), endpoint or model, hours=hours, metric=metric)
+    found = rehearse_release(recording, spec, faults=faults, seed=seed, on_result=_progress)
+    about = f"{len(recording.seconds):,} recorded requests, {recording.rate * 3600:,.0f} an hour"
+    if metric and not recording.has_outcomes:
+        about += f"; nothing is known of {metric} yet, so the guards alone were rehearsed"
     if report:
         report.write_text(rehearsal_page(found, about), encoding="utf-8")
     emit(

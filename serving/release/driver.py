@@ -88,7 +88,9 @@ class RecordedOutcomes:
         if rule is None:
             return {}
         names = [variant.name for variant in release.variants]
-        return decision_sums(self._settings, release.endpoint, rule.metric, variants=names, since=since)
+        return decision_sums(
+            self._settings, release.endpoint, rule.metric, variants=names, since=since, assigned=release.spec.sticky
+        )
 
     def disagreement(self, release: Release, since: datetime) -> Sums | None:
         """How often the copies of a shadow release were answered differently."""

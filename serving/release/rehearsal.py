@@ -1,8 +1,9 @@
 """Rehearse a release: recorded traffic, replayed through the real engine and the real verdicts in compressed time.
 
 Each scenario releases a newcomer with one injected fault, and one releases it without any. Requests keep their order,
-their pace, their users, their durations and their predictions; what the newcomer answers is drawn from the recording
-and then spoilt. A recording that is shorter than the release starts again from its beginning, which the result says.
+their pace, their users, their durations, their predictions and what became of those; what the newcomer answers is drawn
+from the recording and then spoilt. A recording that is shorter than the release starts again from its beginning. Where
+nothing is known of any prediction, the release is rehearsed without its decision: the guards alone.
 
     none      the newcomer is as good as the stable version
     errors    a share of its answers are 5xx
@@ -11,23 +12,24 @@ and then spoilt. A recording that is shorter than the release starts again from 
     schema    its contract changed: it refuses a share of the requests
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from headway.components.config import Config
-from headway.components.errors import ReleaseError
 from headway.serving.experiment.assignment import bucket
+from headway.serving.experiment.losses import LOG_LOSS_CLIP
 from headway.serving.platform import Counts, Histogram, Phase, Reading, Route, Variant, VariantState
 from headway.serving.release import engine
 from headway.serving.release.engine import Facts
 from headway.serving.release.plan import ReleaseSpec
+from headway.serving.release.recording import Floats, Recording
+from headway.serving.release.sprt import higher_is_better
 from headway.serving.release.state import Check, Release, RunChecks, SetRoute, State
 from headway.serving.release.verdict import Evidence, Outcome, Sums, Verdict, judge
 
@@ -68,32 +70,6 @@ DEFAULT_FAULTS = [
     Fault(kind="labels", size=0.5),
     Fault(kind="schema", size=0.05),
 ]
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Requests in the order in which they came. All arrays have shape (n,)."""
-
-    seconds: NDArray[np.float64]
-    """When each came, from the first one on."""
-    users: list[str]
-    """Who asked; a text of its own for each request without a user."""
-    latency_ms: NDArray[np.float64]
-    errors: NDArray[np.bool_]
-    """Whether it was answered with 5xx."""
-    scores: NDArray[np.float64]
-    """Predictions; NaN where there is none."""
-
-    def __post_init__(self) -> None:
-        if len(self.seconds) < 2 or self.seconds[-1] <= 0:
-            raise ReleaseError(
-                f"The recording holds {len(self.seconds)} requests", expected="at least two, at different times"
-            )
-
-    @property
-    def rate(self) -> float:
-        """Requests a second."""
-        return float(len(self.seconds) / self.seconds[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,26 +123,12 @@ def rehearse(
         on_result: Called with each scenario as it ends.
     """
     found = []
+    if spec.decision is not None and not recording.has_outcomes:
+        spec = spec.model_copy(update={"decision": None})
     for fault in faults:
         found.append(_Scenario(recording, spec, fault, seed).run(most_hours))
         on_result(found[-1])
     return found
-
-
-def recording_from_rows(rows: Iterator[Any]) -> Recording:
-    """A recording from rows of the payload log (`payloads.stream`), mirrored and refused requests left out."""
-    kept = [row for row in rows if not row["mirrored"] and not 400 <= row["code"] < 500]
-    if not kept:
-        raise ReleaseError("The payload log holds no request", fix="serve some traffic first, or give a recording")
-    begin = kept[0]["time"]
-    missing = math.nan
-    return Recording(
-        seconds=np.array([(row["time"] - begin).total_seconds() for row in kept]),
-        users=[row["user"] or f"request {index}" for index, row in enumerate(kept)],
-        latency_ms=np.array([row["latency_ms"] for row in kept]),
-        errors=np.array([row["code"] >= 500 for row in kept]),
-        scores=np.array([missing if row["score"] is None else row["score"] for row in kept]),
-    )
 
 
 class _Scenario:
@@ -181,6 +143,7 @@ class _Scenario:
         self._served = 0
         self._exposed: set[str] = set()
         self._newcomer_requests = 0
+        self._values: dict[str, list[Floats]] = {"v1": [], "v2": []}
         self._route: Route | None = None
         variants = [_variant(1), _variant(2)]
         before = Route.parse({"salt": _SALT, "shares": [{"variant": "v1", "weight": 10_000}]})
@@ -225,6 +188,7 @@ class _Scenario:
         checks = [Check(name="rehearsal", ok=True, text="")] if isinstance(action, RunChecks) else None
         if isinstance(action, SetRoute):
             self._route = action.route
+            self._values = {"v1": [], "v2": []}
             timeline.append((_hours(now - self._begin), action.route.weights.get("v2", 0)))
         self._release = engine.done(self._release, now, checks=checks).release
 
@@ -239,20 +203,22 @@ class _Scenario:
         self._exposed.update(self._recording.users[index] for index in picked[newcomer])
         self._newcomer_requests += int(newcomer.sum())
         fresh = self._random.integers(0, len(self._recording.seconds), int(newcomer.sum()))
-        counts = {"v1": self._counts(picked[~newcomer], Fault()), "v2": self._counts(fresh, self._fault)}
+        counts = {"v1": self._counts("v1", picked[~newcomer], Fault()), "v2": self._counts("v2", fresh, self._fault)}
         return {name: Reading(counts=found, cursor="") for name, found in counts.items()}
 
-    def _counts(self, picked: NDArray[np.int64], fault: Fault) -> Counts:
+    def _counts(self, variant: str, picked: NDArray[np.int64], fault: Fault) -> Counts:
         """What a variant with this fault answers to these requests."""
         spoilt = self._random.random(len(picked)) < fault.size
         errors = self._recording.errors[picked] | (spoilt if fault.kind == "errors" else False)
         refused = spoilt if fault.kind == "schema" else np.zeros(len(picked), dtype=bool)
         stretch = 1 + fault.size if fault.kind == "latency" else 1.0
         scores = self._recording.scores[picked]
-        if fault.kind == "labels" and len(self._recording.scores):
-            low, high = np.nanmin(self._recording.scores), np.nanmax(self._recording.scores)
-            scores = np.where(spoilt, low + high - scores, scores)
+        outcomes = self._recording.outcomes[picked]
+        if fault.kind == "labels":
+            scores = np.where(spoilt, self._turn_round(scores), scores)
+            outcomes = np.where(spoilt, self._opposite(outcomes), outcomes)
         answered = ~refused & ~errors & ~np.isnan(scores)
+        self._values[variant].append(outcomes[answered & ~np.isnan(outcomes)])
         return Counts(
             requests=len(picked),
             server_errors=int((errors & ~refused).sum()),
@@ -262,23 +228,32 @@ class _Scenario:
             scores=_histogram(self._edges, scores[answered]),
         )
 
+    def _turn_round(self, scores: Floats) -> Floats:
+        """Predictions mirrored in the middle of what was recorded."""
+        known = self._recording.scores[~np.isnan(self._recording.scores)]
+        return known.min() + known.max() - scores if len(known) else scores
+
+    def _opposite(self, outcomes: Floats) -> Floats:
+        """The decision metric of the opposite prediction; where it has none, the worst that was recorded."""
+        rule = self._release.spec.decision
+        known = self._recording.outcomes[~np.isnan(self._recording.outcomes)]
+        if rule is None or not len(known):
+            return outcomes
+        opposite = _OPPOSITES.get(rule.metric)
+        if opposite is not None:
+            return opposite(outcomes)
+        return np.full_like(outcomes, known.min() if higher_is_better(rule) else known.max())
+
     def _facts(self) -> Facts:
         ready = VariantState(phase=Phase.READY)
         rule = self._release.spec.decision
         if rule is None or not engine.decides(self._release):
             return Facts(states={"v1": ready, "v2": ready})
-        return Facts(states={"v1": ready, "v2": ready}, outcomes=self._outcomes(rule.minimum_effect))
+        return Facts(states={"v1": ready, "v2": ready}, outcomes=self._outcomes())
 
-    def _outcomes(self, effect: float) -> dict[str, Sums]:
-        """Outcomes as they would come if each prediction got one: worse by the turned-round share of the effect."""
-        found = {}
-        for name, tally in self._release.tallies.items():
-            n = tally.counts.requests
-            spoilt = self._fault.size if name == "v2" and self._fault.kind == "labels" else 0.0
-            sign = -1.0 if self._release.spec.decision and self._release.spec.decision.higher_is_better else 1.0
-            mean = 0.5 + sign * spoilt * 0.5
-            found[name] = Sums(n=n, total=n * mean, total_of_squares=n * (mean**2 + effect**2 * 4))
-        return found
+    def _outcomes(self) -> dict[str, Sums]:
+        """The decision metric's sums, of the recorded outcomes; a spoilt prediction gets what the opposite would."""
+        return {name: _sums(np.concatenate(values or [np.empty(0)])) for name, values in self._values.items()}
 
     def _judge(self, evidence: Evidence, decides: bool) -> Verdict:
         release = self._release
@@ -306,14 +281,26 @@ class _Scenario:
         )
 
 
-def _histogram(edges: list[float], values: NDArray[np.float64]) -> Histogram:
+_OPPOSITES: dict[str, Callable[[Floats], Floats]] = {
+    "accuracy": lambda correct: 1 - correct,
+    "log_loss": lambda loss: -np.log(np.maximum(1 - np.exp(-loss), LOG_LOSS_CLIP)),
+    "brier": lambda loss: (1 - np.sqrt(loss)) ** 2,
+}
+"""What a metric says of the opposite of a binary prediction, from what it says of the prediction."""
+
+
+def _sums(values: Floats) -> Sums:
+    return Sums(n=len(values), total=float(values.sum()), total_of_squares=float((values**2).sum()))
+
+
+def _histogram(edges: list[float], values: Floats) -> Histogram:
     if not edges:
         return Histogram(edges=[], counts=[len(values)])
     places = np.searchsorted(np.array(edges), values, side="left")
     return Histogram(edges=edges, counts=np.bincount(places, minlength=len(edges) + 1).tolist())
 
 
-def _score_edges(scores: NDArray[np.float64]) -> list[float]:
+def _score_edges(scores: Floats) -> list[float]:
     present = scores[~np.isnan(scores)]
     if not len(present):
         return []
