@@ -10,11 +10,11 @@ import math
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from headway.components import bundle as layout
 from headway.components.bundle import BundleInfo, Lineage, Signature, write_manifest
@@ -80,7 +80,13 @@ def write_bundle(
     """
     with in_place_of(output) as folder:
         _write_skops(fitted, folder / layout.SKOPS_MODEL, spec)
-        parity, note = _write_onnx(fitted, folder / layout.ONNX_MODEL, spec)
+        parity, note = write_onnx(
+            fitted,
+            folder / layout.ONNX_MODEL,
+            estimator=spec.estimator,
+            wanted=spec.onnx,
+            tolerance=spec.parity_tolerance,
+        )
         has_onnx = (folder / layout.ONNX_MODEL).exists()
         info = BundleInfo(
             name=name,
@@ -93,7 +99,7 @@ def write_bundle(
             parity=parity.difference if parity and has_onnx else None,
             lineage=lineage,
         )
-        _write_documents(folder, fitted, info, contract, profile)
+        write_documents(folder, fitted, info, contract, profile)
         digest = write_manifest(folder)
     return Written(path=output, info=info, digest=digest, parity=parity, onnx_note=note)
 
@@ -108,26 +114,50 @@ def _write_skops(fitted: Fitted, path: Path, spec: TrainSpec) -> None:
         ) from error
 
 
-def _write_onnx(fitted: Fitted, path: Path, spec: TrainSpec) -> tuple[Parity | None, str]:
-    """Write the graph where it converts and agrees; otherwise say why not, or fail where it is required."""
-    if spec.onnx == "off":
+def write_onnx(
+    fitted: Fitted,
+    path: Path,
+    *,
+    estimator: str,
+    wanted: Literal["auto", "require", "off"] = "auto",
+    tolerance: float = 1e-4,
+    conversion: Callable[[Fitted], bytes] = convert,
+) -> tuple[Parity | None, str]:
+    """Write the graph where it converts and agrees; otherwise say why not, or fail where it is required.
+
+    Args:
+        fitted: The fit, whose pipeline is what the graph must agree with.
+        path: The file to write.
+        estimator: Its name, for messages.
+        wanted: What the training section says of the ONNX file.
+        tolerance: Largest difference of a probability, or as a share of the target's standard deviation.
+        conversion: What makes the graph.
+
+    Returns:
+        How far the graph is from the pipeline where there was one, and why no file was written, or an empty text.
+
+    Raises:
+        ParityError: It is required, and the graph disagrees with the pipeline.
+        TrainingError: It is required, and does not convert.
+    """
+    if wanted == "off":
         return None, "turned off in the training section"
     try:
-        graph = convert(fitted)
+        graph = conversion(fitted)
     except TrainingError as error:
-        if spec.onnx == "require":
+        if wanted == "require":
             raise TrainingError(
-                f"Estimator {spec.estimator!r} has no ONNX file: {error.problem}", fix="set `onnx: auto`"
+                f"Estimator {estimator!r} has no ONNX file: {error.problem}", fix="set `onnx: auto`"
             ) from error
         return None, error.problem
     parity = compare(fitted, onnx_session(graph))
-    allowed = spec.parity_tolerance * fitted.target_scale
+    allowed = tolerance * fitted.target_scale
     # Written the other way round, NaN would pass.
     if not parity.difference <= allowed:
         problem = (
             f"differs from the pipeline by {parity.difference:.3g} on {parity.rows:,} rows ({parity.flips} labels)"
         )
-        if spec.onnx == "require":
+        if wanted == "require":
             raise ParityError(
                 f"The ONNX file {problem}",
                 expected=f"at most {allowed:.3g}",
@@ -138,13 +168,18 @@ def _write_onnx(fitted: Fitted, path: Path, spec: TrainSpec) -> tuple[Parity | N
     return parity, ""
 
 
-def _write_documents(folder: Path, fitted: Fitted, info: BundleInfo, contract: Contract, profile: Path | None) -> None:
+def write_documents(folder: Path, fitted: Fitted, info: BundleInfo, contract: Contract, profile: Path | None) -> None:
+    """Write all of a bundle but its model files and its manifest.
+
+    Raises:
+        SourceError: The profile cannot be read.
+    """
     signature = Signature.of(contract, fitted.task)
     (folder / layout.CONTRACT).write_text(contract.dump(), encoding="utf-8")
     _write_json(folder / layout.INFO, info.model_dump(mode="json"))
     _write_json(folder / layout.SIGNATURE, signature.model_dump(mode="json"))
     _write_json(folder / layout.INPUT_EXAMPLE, _example(fitted, contract))
-    _write_json(folder / layout.ENVIRONMENT, environment())
+    _write_json(folder / layout.ENVIRONMENT, environment(fitted.packages))
     (folder / layout.MLMODEL).write_text(_mlmodel(signature), encoding="utf-8")
     if profile is not None:
         try:
@@ -155,14 +190,17 @@ def _write_documents(folder: Path, fitted: Fitted, info: BundleInfo, contract: C
             ) from error
 
 
-def environment() -> dict[str, Any]:
+def environment(more: Sequence[str] = ()) -> dict[str, Any]:
     """The Python version and the versions of the packages that made a bundle.
+
+    Args:
+        more: Packages beside those that every bundle names.
 
     Example:
         >>> sorted(environment()["packages"])[:2]
         ['headway', 'numpy']
     """
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: importlib.metadata.version(name) for name in (*PACKAGES, *more)}
     return {"python": platform.python_version(), "packages": packages}
 
 

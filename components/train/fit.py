@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,8 @@ class Fitted:
     """Rows, features, seconds, iterations, and the error on a sample of the training rows (`training_…`)."""
     sample: "pa.Table"
     """At most 5,000 training rows, evenly spaced, features only."""
+    packages: tuple[str, ...] = ()
+    """Packages that the model needs beside those of every bundle."""
 
 
 def fit(data: Path, contract: Contract, spec: TrainSpec, *, threads: int = 0) -> Fitted:
@@ -157,7 +159,7 @@ def _target(values: Any, contract: Contract, spec: TrainSpec) -> tuple[Task, NDA
             f"Target {name!r} has one value, {distinct[0].as_py()!r}",
             expected="at least two, or there is nothing to learn",
         )
-    task = _task(spec, contract, name, kind, len(distinct))
+    task = task_of(spec.task, contract, len(distinct))
     if task == "regression":
         return task, _numbers(values, name, kind), []
     if len(distinct) > MAX_CLASSES:
@@ -170,18 +172,30 @@ def _target(values: Any, contract: Contract, spec: TrainSpec) -> tuple[Task, NDA
         raise TrainingError(
             f"Target {name!r} has {len(distinct)} classes", expected="two", fix="set `task: multiclass`"
         )
-    classes = sorted(_label(value, name) for value in distinct.to_pylist())
+    classes = sorted(label_of(value, name) for value in distinct.to_pylist())
     codes = {label: code for code, label in enumerate(classes)}
     return task, np.array([codes[value] for value in values.to_pylist()], dtype=np.int64), classes
 
 
-def _task(spec: TrainSpec, contract: Contract, name: str, kind: ColumnType, distinct: int) -> Task:
+def task_of(wanted: Task | Literal["auto"], contract: Contract, distinct: int) -> Task:
+    """The task: as wanted, or read off the target.
+
+    Args:
+        wanted: What the training section says.
+        contract: The data contract.
+        distinct: How many values the target has in the data.
+
+    Raises:
+        ConfigError: The target cannot be predicted this way.
+    """
+    name = contract.require_target()
+    kind = contract.column(name).type
     if kind is ColumnType.TIMESTAMP:
         raise ConfigError(f"Target {name!r} is a timestamp", expected="a boolean, integer, string or number")
-    if spec.task != "auto":
-        if spec.task == "regression" and kind is ColumnType.STRING:
+    if wanted != "auto":
+        if wanted == "regression" and kind is ColumnType.STRING:
             raise ConfigError(f"Target {name!r} is a string", expected="a number for the task 'regression'")
-        return spec.task
+        return wanted
     if kind in (ColumnType.BOOLEAN, ColumnType.STRING):
         return "binary" if distinct == 2 else "multiclass"
     if kind is ColumnType.INTEGER and (distinct == 2 or contract.column(name).values):
@@ -189,7 +203,12 @@ def _task(spec: TrainSpec, contract: Contract, name: str, kind: ColumnType, dist
     return "regression"
 
 
-def _label(value: Any, name: str) -> Label:
+def label_of(value: Any, name: str) -> Label:
+    """A value of the target as a class label.
+
+    Raises:
+        TrainingError: It is a number with a fraction.
+    """
     if isinstance(value, float):
         if not value.is_integer():
             raise TrainingError(f"Target {name!r} has the class {value!r}", expected="classes that are whole numbers")
@@ -231,13 +250,23 @@ def _weights(
         return weights
     if not classes:
         raise ConfigError("class_weight is set, and the task is regression", expected="a task with classes")
-    by_class = _class_weights(spec.class_weight, classes, np.bincount(target, weights, minlength=len(classes)))
+    by_class = class_weights(spec.class_weight, classes, np.bincount(target, weights, minlength=len(classes)))
     weights = np.ones(len(target)) if weights is None else weights
     found: NDArray[np.float64] = by_class[target] * weights
     return found
 
 
-def _class_weights(wanted: Any, classes: list[Label], totals: NDArray[Any]) -> NDArray[np.float64]:
+def class_weights(wanted: Any, classes: list[Label], totals: NDArray[Any]) -> NDArray[np.float64]:
+    """A weight for each class, shape (k,).
+
+    Args:
+        wanted: `balanced`, or weights by label.
+        classes: The labels.
+        totals: Rows of each class, or the sum of their weights, shape (k,).
+
+    Raises:
+        ConfigError: A label is no class.
+    """
     if wanted == "balanced":
         balanced: NDArray[np.float64] = totals.sum() / (len(classes) * np.maximum(totals, np.finfo(float).tiny))
         return balanced
