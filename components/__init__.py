@@ -10,6 +10,7 @@ CATALOGUE = {
     "ingest": "headway.components.ingest.component",
     "data_validate": "headway.components.data_validate.component",
     "train": "headway.components.train.component",
+    "optimise": "headway.components.optimise.component",
     "evaluate": "headway.components.evaluate.component",
     "register": "headway.components.register.component",
     "record_outcome": "headway.components.register.component",

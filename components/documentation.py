@@ -20,6 +20,7 @@ _SECTIONS = {
     "ingest": ("ingest.sources.Source", "ingest.split.Split", "ingest.leakage.LeakageSettings"),
     "data_validate": ("data_validate.contract.Contract", "data_validate.contract.Column"),
     "train": ("train.estimators.TrainSpec",),
+    "optimise": ("optimise.spec.OptimiseSpec",),
     "evaluate": (
         "evaluate.gate.EvaluationSpec",
         "evaluate.gate.Threshold",
