@@ -121,7 +121,7 @@ def write_onnx(
     estimator: str,
     wanted: Literal["auto", "require", "off"] = "auto",
     tolerance: float = 1e-4,
-    conversion: Callable[[Fitted], bytes] = convert,
+    conversion: Callable[[Fitted], bytes] | None = None,
 ) -> tuple[Parity | None, str]:
     """Write the graph where it converts and agrees; otherwise say why not, or fail where it is required.
 
@@ -131,7 +131,7 @@ def write_onnx(
         estimator: Its name, for messages.
         wanted: What the training section says of the ONNX file.
         tolerance: Largest difference of a probability, or as a share of the target's standard deviation.
-        conversion: What makes the graph.
+        conversion: What makes the graph; scikit-learn's by default.
 
     Returns:
         How far the graph is from the pipeline where there was one, and why no file was written, or an empty text.
@@ -143,7 +143,7 @@ def write_onnx(
     if wanted == "off":
         return None, "turned off in the training section"
     try:
-        graph = conversion(fitted)
+        graph = (conversion or convert)(fitted)
     except TrainingError as error:
         if wanted == "require":
             raise TrainingError(
