@@ -13,16 +13,13 @@ changed runtime must not change what a release has judged.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from headway.components.config import dump_yaml
 from headway.components.errors import ReleaseError
+from headway.components.kubernetes.client import Document
 from headway.components.settings import Settings
 from headway.serving.platform import Route, Variant
-
-Document = dict[str, Any]
-"""A Kubernetes object as parsed YAML."""
 
 RUNTIME = "headway"
 """The ServingRuntime's name, and the model format that it serves."""

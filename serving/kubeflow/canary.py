@@ -5,13 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing_extensions import override
 
 from headway.components.errors import ClusterError, ReleaseError
-from headway.serving.inference_service import (
-    VARIANT_LABEL,
-    Document,
-    canary_service,
-    service_name,
-    variant_of,
-)
+from headway.components.kubernetes.client import Document
+from headway.serving.inference_service import VARIANT_LABEL, canary_service, service_name, variant_of
 from headway.serving.kubeflow import facts
 from headway.serving.kubeflow.measure import ISTIO, SERVER, Where
 from headway.serving.kubeflow.mode import Mode, decided, live, refuse_traffic, same, whole_percents, without

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.components.errors import ReleaseError
+from headway.components.kubernetes.client import Cluster, Document, ForbiddenError, NotFoundError
 from headway.components.settings import Settings
-from headway.serving.inference_service import Document
-from headway.serving.kubeflow.client import Cluster, ForbiddenError, NotFoundError
 
 VersionPair = tuple[int, int]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from headway.components.errors import ClusterError, ReleaseError
+from headway.components.kubernetes.client import Document
 from headway.serving.inference_service import (
     ENDPOINT_LABEL,
     ROUTE_ANNOTATION,
-    Document,
     host_name,
     service_name,
     variant_of,

@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from typing_extensions import override
 
 from headway.components.errors import ClusterError, NotReadyError, ReleaseError
-from headway.serving.inference_service import (
-    VARIANT_LABEL,
-    VARIANTS_ANNOTATION,
-    Document,
-    knative_service,
-)
+from headway.components.kubernetes.client import Document
+from headway.serving.inference_service import VARIANT_LABEL, VARIANTS_ANNOTATION, knative_service
 from headway.serving.kubeflow.measure import KNATIVE, KNATIVE_BEFORE_1_19, Where
 from headway.serving.kubeflow.mode import Mode, decided, live, refuse_traffic, same, whole_percents, without
 from headway.serving.kubeflow.states import ABSENT, is_true, pods_of, state

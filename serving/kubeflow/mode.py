@@ -9,17 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from headway.components.errors import ClusterError, ReleaseError
+from headway.components.kubernetes.client import Cluster, Document
+from headway.components.kubernetes.kinds import KINDS
 from headway.components.settings import Settings
-from headway.serving.inference_service import (
-    ENDPOINT_LABEL,
-    MANAGED_BY,
-    ROUTE_ANNOTATION,
-    RUNTIME,
-    Document,
-    require_readable,
-)
-from headway.serving.kubeflow.client import Cluster
-from headway.serving.kubeflow.kinds import KINDS
+from headway.serving.inference_service import ENDPOINT_LABEL, MANAGED_BY, ROUTE_ANNOTATION, RUNTIME, require_readable
 from headway.serving.kubeflow.measure import Where
 from headway.serving.platform import TOTAL_WEIGHT, Address, Route, Share, Variant, VariantState
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.components.errors import ClusterError, MeasurementError, NotReadyError
+from headway.components.kubernetes.client import Cluster
 from headway.serving.inference_service import as_yaml, require_readable
 from headway.serving.kubeflow.canary import CanaryMode
-from headway.serving.kubeflow.client import Cluster
 from headway.serving.kubeflow.gateway import GatewayMode
 from headway.serving.kubeflow.knative import KnativeMode
 from headway.serving.kubeflow.measure import SETTLE_SECONDS, read

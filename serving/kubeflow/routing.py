@@ -10,16 +10,9 @@ README.md says what each gateway makes of them.
 
 from collections.abc import Sequence, Set
 
+from headway.components.kubernetes.client import Document
 from headway.components.settings import Settings
-from headway.serving.inference_service import (
-    MANAGED_BY,
-    PORT,
-    Document,
-    host_name,
-    metadata,
-    route_annotation,
-    service_name,
-)
+from headway.serving.inference_service import MANAGED_BY, PORT, host_name, metadata, route_annotation, service_name
 from headway.serving.platform import TOTAL_WEIGHT, USER_HEADER, VARIANT_HEADER, Route
 
 SERVICE_PORT = 80

@@ -7,8 +7,8 @@ rolls out. So a variant counts as ready only when a pod that carries exactly its
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headway.serving.inference_service import VARIANT_LABEL, Document
-from headway.serving.kubeflow.client import Cluster
+from headway.components.kubernetes.client import Cluster, Document
+from headway.serving.inference_service import VARIANT_LABEL
 from headway.serving.platform import Phase, Variant, VariantState
 
 ABSENT = VariantState(phase=Phase.ABSENT)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from headway.components.settings import Settings
+from tests.components.kubernetes.fake_kubernetes import FakeKubernetes
 from tests.serving.kubeflow.fake_controllers import Controllers
-from tests.serving.kubeflow.fake_kubernetes import FakeKubernetes
 from tests.serving.kubeflow.fake_prometheus import FakePrometheus
 from tests.serving.kubeflow.worlds import settings_of, with_surroundings
 

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any, Self
 
-from tests.serving.kubeflow.fake_kubernetes import FakeKubernetes, Object
+from tests.components.kubernetes.fake_kubernetes import FakeKubernetes, Object
 
 NAMESPACE = "models"
 SECONDS = 0.05

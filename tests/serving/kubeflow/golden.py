@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from headway.components.kubernetes.client import Document
 from headway.components.settings import Settings
-from headway.serving.inference_service import Document, as_yaml, canary_service, knative_service, variant_service
+from headway.serving.inference_service import as_yaml, canary_service, knative_service, variant_service
 from headway.serving.kubeflow.routing import envoy_policy, http_route, variant_route
 from headway.serving.platform import Route, Share, Variant
 from tests.serving.kubeflow.worlds import variant

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from headway.components.errors import ClusterError
-from headway.serving.inference_service import Document
-from headway.serving.kubeflow import client
-from headway.serving.kubeflow.client import Cluster, ForbiddenError
+from headway.components.kubernetes import client
+from headway.components.kubernetes.client import Cluster, Document, ForbiddenError
 from headway.serving.kubeflow.routing import http_route
+from tests.components.kubernetes.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.serving.kubeflow import golden
-from tests.serving.kubeflow.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.serving.kubeflow.worlds import cluster_of
 
 ROUTE = http_route("flights", golden.route(9_000, 1_000), golden.SETTINGS)

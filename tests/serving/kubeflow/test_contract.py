@@ -7,8 +7,8 @@ import pytest
 from headway.components.errors import ReleaseError
 from headway.components.settings import Settings
 from headway.serving.platform import TOTAL_WEIGHT, Platform
+from tests.components.kubernetes.fake_kubernetes import FakeKubernetes
 from tests.serving.kubeflow.fake_controllers import Controllers
-from tests.serving.kubeflow.fake_kubernetes import FakeKubernetes
 from tests.serving.kubeflow.fake_prometheus import FakePrometheus
 from tests.serving.kubeflow.worlds import ClusterWorld, deploy
 from tests.serving.platform_contract import PlatformContract, World, route

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.components.errors import ReleaseError
+from headway.components.kubernetes.kinds import KINDS
 from headway.serving.inference_service import as_yaml, predictor, require_readable, serving_runtime, variant_of
-from headway.serving.kubeflow.kinds import KINDS
 from headway.serving.kubeflow.routing import http_route, variant_route
 from headway.serving.platform import TOTAL_WEIGHT, Route, Share, Variant
-from tests.serving.kubeflow import golden, schemas
+from tests.components.kubernetes import schemas
+from tests.serving.kubeflow import golden
 from tests.serving.kubeflow.worlds import variant
 
 DOCUMENTS = golden.documents()

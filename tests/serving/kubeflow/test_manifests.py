@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
+from headway.components.kubernetes.kinds import KINDS
 from headway.components.settings import Settings
 from headway.components.trust import Policy
 from headway.serving.inference_service import POLICY_CONFIG_MAP, SERVICE_ACCOUNT, serving_runtime
-from headway.serving.kubeflow.kinds import KINDS
 from headway.serving.kubeflow.platform import MODES
 from headway.serving.kubeflow.routing import network_policy
-from tests.serving.kubeflow import schemas
+from tests.components.kubernetes import schemas
 
 FOLDER = Path(__file__).resolve().parents[3] / "manifests" / "serving"
 DOCUMENTS: list[dict[str, Any]] = [

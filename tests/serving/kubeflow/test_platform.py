@@ -14,9 +14,9 @@ from headway.components.settings import Settings
 from headway.serving.kubeflow import facts
 from headway.serving.kubeflow.platform import MODES, KubeflowPlatform
 from headway.serving.platform import TOTAL_WEIGHT, Phase, Route, Share, Variant, open_platform
-from tests.serving.kubeflow import schemas
+from tests.components.kubernetes import schemas
+from tests.components.kubernetes.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.serving.kubeflow.fake_controllers import Controllers
-from tests.serving.kubeflow.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.serving.kubeflow.fake_prometheus import FakePrometheus
 from tests.serving.kubeflow.worlds import (
     ISTIO_CONTROLLER,

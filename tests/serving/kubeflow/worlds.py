@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from headway.components.kubernetes.client import Cluster
 from headway.components.settings import Settings
-from headway.serving.kubeflow.client import Cluster
 from headway.serving.kubeflow.platform import KubeflowPlatform
 from headway.serving.platform import Variant
-from tests.serving.kubeflow import schemas
+from tests.components.kubernetes import schemas
+from tests.components.kubernetes.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.serving.kubeflow.fake_controllers import NAMESPACE
-from tests.serving.kubeflow.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.serving.kubeflow.fake_prometheus import FakePrometheus
 
 EDGES_MS = [1.0, 5.0, 25.0, 100.0]

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from headway.components.errors import ClusterError
+from headway.components.kubernetes.kinds import KINDS
 from headway.components.register.ledger import without_secrets
-from headway.serving.inference_service import Document
-from headway.serving.kubeflow.kinds import KINDS
+
+Document = dict[str, Any]
+"""An object as the API has it."""
 
 FIELD_MANAGER = "headway"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0

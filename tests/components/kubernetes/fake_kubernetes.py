@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from headway.serving.kubeflow.kinds import KINDS
-from tests.serving.kubeflow import schemas
+from headway.components.kubernetes.kinds import KINDS
+from tests.components.kubernetes import schemas
 
 Object = dict[str, Any]
 Path = tuple[str, ...]

@@ -1,0 +1,1 @@
+"""The Kubernetes API as steps and serving need it: apply, read, watch, wait."""
