@@ -22,16 +22,25 @@ class Load:
         connections: How many at once.
         users: How many users take turns.
         headers: More headers of each request.
+        body: What each request sends.
     """
 
     def __init__(
-        self, url: str, path: str, *, connections: int = 8, users: int = 500, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        path: str,
+        *,
+        connections: int = 8,
+        users: int = 500,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"{}",
     ) -> None:
         self._url = url
         self._path = path
         self._connections = connections
         self._users = users
-        self._headers = dict(headers or {})
+        self._headers = {"content-type": "application/json", **(headers or {})}
+        self._body = body
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.statuses: Counter[int] = Counter()
@@ -84,7 +93,9 @@ class Load:
             try:
                 if connection is None:
                     connection = await Connection.open(self._url)
-                status, headers, body = await connection.ask(self._path, {"x-user-id": user, **self._headers})
+                status, headers, body = await connection.ask(
+                    self._path, {"x-user-id": user, **self._headers}, self._body
+                )
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.broken.append(f"{type(error).__name__}: {error}")
                 connection = None
