@@ -16,7 +16,7 @@ Status = Literal["good", "warn", "bad", "neutral"]
 
 WIDTH, HEIGHT = 460, 260
 """Size of a chart in SVG units; it scales to its place."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 14, 40
 _LARGEST, _SMALLEST, _RESOLUTION = 1e300, 1e-290, 1e-12
 """Numbers beyond these are drawn at the edge, or as if they were equal: no eye could tell them apart."""
 

@@ -67,6 +67,10 @@ class Settings(Config):
     """What an endpoint's host name ends in: NAME.NAMESPACE.DOMAIN."""
     prometheus_url: str = ""
     """The Prometheus that scrapes gateway and servers of a cluster."""
+    serving_logger_url: str = ""
+    """Where KServe's agent sends requests and answers as CloudEvents; empty means nowhere."""
+    payload_days: int = Field(default=90, ge=1)
+    """How long the payload log is kept, in days."""
     manifests_folder: Path | None = None
     """A Git working folder that gets the manifests of each new route, so that GitOps keeps what a release decided."""
     threads: int = Field(default=0, ge=0)

@@ -117,7 +117,7 @@ def serving_runtime(settings: Settings) -> Document:
     }
 
 
-def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: bool, logger_url: str = "") -> Document:
+def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: bool) -> Document:
     """One variant as KServe's predictor.
 
     Args:
@@ -125,7 +125,6 @@ def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: 
         variant: The version that it serves.
         settings: The image.
         standard: Whether KServe runs it as a Deployment; Knative allows less in a pod.
-        logger_url: Where KServe's agent sends requests and answers as CloudEvents; nowhere by default.
     """
     facts = {"model": variant.model, "version": str(variant.version), "digest": variant.digest}
     arguments = [f"--name={variant.model}", f"--variant={variant.name}", f"--version={variant.version}"]
@@ -160,9 +159,13 @@ def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: 
         model["startupProbe"] = ready | {"failureThreshold": 120}
         model["lifecycle"] = {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}}
         document |= _standard_pod(endpoint, variant)
-    if logger_url:
+    if settings.serving_logger_url:
         # The agent compares header names with Go's canonical spelling.
-        document["logger"] = {"url": logger_url, "mode": "all", "metadataHeaders": ["X-Request-Id", "X-User-Id"]}
+        document["logger"] = {
+            "url": settings.serving_logger_url,
+            "mode": "all",
+            "metadataHeaders": ["X-Request-Id", "X-User-Id"],
+        }
     return document
 
 
@@ -183,12 +186,12 @@ def variant_of(document: Document) -> Variant:
     )
 
 
-def variant_service(endpoint: str, variant: Variant, settings: Settings, *, logger_url: str = "") -> Document:
+def variant_service(endpoint: str, variant: Variant, settings: Settings) -> Document:
     """Gateway mode: the InferenceService of one variant, reached through the endpoint's routes only."""
     document = _inference_service(f"{endpoint}-{variant.name}", endpoint, settings, "Standard")
     # KServe makes no route of its own for it, which would lead around the endpoint's weights and checks.
     document["metadata"]["labels"]["networking.kserve.io/visibility"] = "cluster-local"
-    document["spec"] = {"predictor": predictor(endpoint, variant, settings, standard=True, logger_url=logger_url)}
+    document["spec"] = {"predictor": predictor(endpoint, variant, settings, standard=True)}
     return document
 
 
@@ -200,7 +203,6 @@ def canary_service(
     *,
     route: Route | None = None,
     replicas: int = 1,
-    logger_url: str = "",
 ) -> Document:
     """Canary mode: the endpoint's InferenceService.
 
@@ -211,13 +213,12 @@ def canary_service(
         settings: Namespace and image.
         route: The route behind the percents, kept as an annotation.
         replicas: Pods of each variant. KServe would give a canary its percentage of them, none at 0 %.
-        logger_url: Where KServe's agent sends CloudEvents.
     """
     document = _inference_service(endpoint, endpoint, settings, "Standard")
     document["metadata"]["annotations"] |= {"serving.kserve.io/autoscalerClass": "none"} | route_annotation(route)
 
     def named(variant: Variant) -> Document:
-        body = predictor(endpoint, variant, settings, standard=True, logger_url=logger_url)
+        body = predictor(endpoint, variant, settings, standard=True)
         return {"name": variant.name, "minReplicas": replicas, **body}
 
     stable, *others = variants
@@ -237,7 +238,6 @@ def knative_service(
     *,
     newest: Variant | None = None,
     route: Route | None = None,
-    logger_url: str = "",
 ) -> Document:
     """Knative mode: the endpoint's InferenceService.
 
@@ -248,13 +248,12 @@ def knative_service(
         settings: Namespace and image.
         newest: The variant of the newest revision; the last one by default.
         route: The route behind the percentage, kept as an annotation.
-        logger_url: Where KServe's agent sends CloudEvents.
     """
     document = _inference_service(endpoint, endpoint, settings, "Knative")
     known = json.dumps([variant.model_dump(exclude_defaults=True) for variant in variants])
     document["metadata"]["annotations"] |= {"serving.kserve.io/enable-tag-routing": "true", VARIANTS_ANNOTATION: known}
     document["metadata"]["annotations"] |= route_annotation(route)
-    body = predictor(endpoint, newest or variants[-1], settings, standard=False, logger_url=logger_url)
+    body = predictor(endpoint, newest or variants[-1], settings, standard=False)
     document["spec"] = {"predictor": body if percent is None else {"canaryTrafficPercent": percent, **body}}
     return document
 

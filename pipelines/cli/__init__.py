@@ -16,6 +16,7 @@ from headway.pipelines.cli import compile as compile_module
 from headway.pipelines.cli import (
     config,
     contract,
+    demo,
     doctor,
     experiment,
     ledger,
@@ -77,6 +78,7 @@ def _options(
 
 
 app.command("run")(run.run)
+app.command("demo")(demo.demo)
 app.command("new")(new.new)
 app.command("compile")(compile_module.compile_)
 app.command("submit")(submit.submit)

@@ -29,6 +29,7 @@ from headway.components.errors import (
     UsageError,
 )
 from headway.components.settings import Settings, load_settings
+from headway.serving.housekeeping import Housekeeping
 from headway.serving.platform import Platform, Reading, open_platform
 from headway.serving.release import engine
 from headway.serving.release.checks import run_checks
@@ -38,6 +39,7 @@ from headway.serving.release.state import (
     Check,
     EnsureVariant,
     MoveChampion,
+    MoveExperiment,
     Release,
     RemoveVariant,
     RunChecks,
@@ -68,6 +70,9 @@ class Outcomes(Protocol):
 
     def disagreement(self, release: Release, since: datetime) -> Sums | None:
         """How often the copies of a shadow release were answered differently."""
+
+    def move(self, release: Release, action: MoveExperiment) -> None:
+        """Start, pause, resume or end the experiment of an A/B release; again changes nothing."""
 
 
 class RecordedOutcomes:
@@ -103,6 +108,33 @@ class RecordedOutcomes:
             canary=release.newcomer.name,
             since=since,
             tolerance=release.spec.disagreement_tolerance,
+        )
+
+    def move(self, release: Release, action: MoveExperiment) -> None:
+        """Start, pause, resume or end the experiment of an A/B release; again changes nothing."""
+        from headway.serving.experiment.release_experiment import create_for_release, move_for_release
+        from headway.serving.experiment.spec import ExperimentMetric
+        from headway.serving.release.sprt import higher_is_better
+
+        rule = release.spec.decision
+        if action.move != "start" or rule is None:
+            move_for_release(self._settings, release.id, action.move, actor=action.actor, reason=action.reason)
+            return
+        metric = ExperimentMetric(
+            name=rule.metric,
+            kind="numeric",
+            higher_is_better=higher_is_better(rule),
+            minimum_effect=rule.minimum_effect,
+        )
+        create_for_release(
+            self._settings,
+            release.id,
+            endpoint=release.endpoint,
+            variants=[variant.name for variant in release.variants],
+            shares=release.stages[0].weights,
+            salt=release.salt,
+            metrics=[metric],
+            actor=action.actor,
         )
 
 
@@ -170,8 +202,10 @@ class Driver:
         return release
 
     def loop(self, *, poll: float = POLL_SECONDS, stop: Callable[[], bool] = lambda: False) -> None:
-        """Drive all active releases, for as long as the process lives."""
+        """Drive all active releases and keep the payload log tidy, for as long as the process lives."""
+        tidy = Housekeeping(self.settings, self._now)
         while not stop():
+            tidy.run()
             for release in self.store.all_active():
                 try:
                     self.turn(release.id)
@@ -226,6 +260,8 @@ class Driver:
                 self._move_champion(release, action)
             case RemoveVariant():
                 self.platform.remove_variant(release.endpoint, action.variant)
+            case MoveExperiment():
+                self._outcomes.move(release, action)
         return None
 
     def _move_champion(self, release: Release, action: MoveChampion) -> None:

@@ -15,7 +15,7 @@ Invariants, held by the tests' state machine:
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from headway.components.errors import ReleaseError
 from headway.serving.platform import TOTAL_WEIGHT, Counts, Phase, Reading, Route, Share, VariantState
@@ -26,6 +26,7 @@ from headway.serving.release.state import (
     EnsureVariant,
     Event,
     MoveChampion,
+    MoveExperiment,
     Release,
     RemoveVariant,
     RunChecks,
@@ -173,7 +174,8 @@ def pause(release: Release, actor: str) -> Step:
         ReleaseError: It is over, on its way out, or paused already.
     """
     _require(release, not release.paused, "it is paused already")
-    return Step(_with(release, paused=True), [_said(release, "release_paused", actor)])
+    paused = _with(release, paused=True, pending=_with_experiment(release, "pause", actor))
+    return Step(paused, [_said(release, "release_paused", actor)])
 
 
 def resume(release: Release, actor: str, now: datetime) -> Step:
@@ -183,7 +185,9 @@ def resume(release: Release, actor: str, now: datetime) -> Step:
         ReleaseError: It is neither paused nor held.
     """
     _require(release, release.paused or bool(release.held), "it is neither paused nor held")
-    return Step(_with(release, paused=False, held="", clock=now), [_said(release, "release_resumed", actor)])
+    pending = _with_experiment(release, "resume", actor) if release.paused else release.pending
+    resumed = _with(release, paused=False, held="", clock=now, pending=pending)
+    return Step(resumed, [_said(release, "release_resumed", actor)])
 
 
 def promote(release: Release, actor: str, why: str, now: datetime) -> Step:
@@ -315,7 +319,8 @@ def _enter(release: Release, stage: int, now: datetime) -> Step:
         verdict=None if stage != release.stage else release.verdict,
     )
     why = f"stage {stage + 1} of {len(release.stages)}"
-    return Step(_with(entered, pending=[SetRoute(route=entered.route, reason=why)]), [])
+    entered = _with(entered, pending=[SetRoute(route=entered.route, reason=why)])
+    return Step(_with(entered, pending=_with_experiment(entered, "start", release.actor)), [])
 
 
 def _promote(release: Release, why: str, now: datetime) -> Step:
@@ -356,11 +361,21 @@ def _complete(release: Release, why: str, now: datetime) -> Step:
 
 
 def _leave(release: Release, pending: list[Action], to: State, why: str, now: datetime) -> Step:
+    if release.spec.strategy is Strategy.AB and release.first_entered:
+        move = "complete" if to is State.PROMOTED else "stop"
+        pending = [*pending, MoveExperiment(move=move, actor=release.actor, reason=why)]
     leaving = _with(release, pending=pending, ending=to, ended_why=why, held="", **_at(now))
     if pending:
         return Step(leaving, [_event(release, "release_ending", to=str(to), reason=why)])
     ended = _with(leaving, state=to, ending=None)
     return Step(ended, [_event(ended, f"release_{to}", reason=why)])
+
+
+def _with_experiment(release: Release, move: Literal["start", "pause", "resume"], actor: str) -> list[Action]:
+    """The pending actions, and for an A/B test that has begun the move of its experiment."""
+    if release.spec.strategy is not Strategy.AB or release.state is not State.RUNNING:
+        return release.pending
+    return [*release.pending, MoveExperiment(move=move, actor=actor)]
 
 
 def _hold(release: Release, why: str, now: datetime) -> Step:

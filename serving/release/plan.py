@@ -154,6 +154,8 @@ class ReleaseSpec(Config):
             raise ValueError("a canary needs a step below 100; `blue_green` moves all traffic at once")
         if self.shares and (len(self.shares) < 2 or abs(sum(self.shares) - 100) > 1e-9 or min(self.shares) <= 0):
             raise ValueError(f"the shares must be two or more above 0 that add up to 100, got {_shown(self.shares)}")
+        if self.strategy is Strategy.AB and self.decision is None:
+            raise ValueError("an A/B test needs a `decision`: the metric that it is about")
         fractions = [value for value in (*self.steps, *self.shares, self.mirror) if (value * 100) % 1]
         if fractions:
             raise ValueError(f"shares go down to 0.01 percent, got {_shown(fractions)}")

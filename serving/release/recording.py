@@ -80,15 +80,6 @@ def record(settings: Settings, endpoint: str, *, hours: float, metric: str | Non
     return _recording(payloads.query(settings, endpoint, read, since=since, tables={"outcomes": outcomes}))
 
 
-def requests_per_hour(settings: Settings, endpoint: str, *, hours: float = 24.0) -> float:
-    """How many requests of clients came in an hour, over the last hours or since the log began.
-
-    Raises:
-        ReleaseError: The log holds fewer than two requests.
-    """
-    return record(settings, endpoint, hours=hours).rate * 3_600
-
-
 _ROWS = """
 SELECT epoch_us(time) / 1e6 AS moment, coalesce("user", log.id) AS who, latency_ms, code >= 500 AS failed, score,
   CAST({value} AS DOUBLE) AS outcome

@@ -139,7 +139,7 @@ class _Scenario:
         self._fault = fault
         self._random = np.random.default_rng(seed)
         self._buckets = np.array([bucket(_SALT, user) for user in recording.users])
-        self._edges = _score_edges(recording.scores)
+        self._edges = score_edges(recording.scores)
         self._served = 0
         self._exposed: set[str] = set()
         self._newcomer_requests = 0
@@ -224,8 +224,8 @@ class _Scenario:
             server_errors=int((errors & ~refused).sum()),
             client_errors=int(refused.sum()),
             rejected=int(refused.sum()),
-            latency_ms=_histogram(LATENCY_EDGES_MS, self._recording.latency_ms[picked] * stretch),
-            scores=_histogram(self._edges, scores[answered]),
+            latency_ms=histogram(LATENCY_EDGES_MS, self._recording.latency_ms[picked] * stretch),
+            scores=histogram(self._edges, scores[answered]),
         )
 
     def _turn_round(self, scores: Floats) -> Floats:
@@ -293,14 +293,16 @@ def _sums(values: Floats) -> Sums:
     return Sums(n=len(values), total=float(values.sum()), total_of_squares=float((values**2).sum()))
 
 
-def _histogram(edges: list[float], values: Floats) -> Histogram:
+def histogram(edges: list[float], values: Floats) -> Histogram:
+    """Values counted in bins; a value equal to an edge belongs to the bin below it."""
     if not edges:
         return Histogram(edges=[], counts=[len(values)])
     places = np.searchsorted(np.array(edges), values, side="left")
     return Histogram(edges=edges, counts=np.bincount(places, minlength=len(edges) + 1).tolist())
 
 
-def _score_edges(scores: Floats) -> list[float]:
+def score_edges(scores: Floats) -> list[float]:
+    """Bins that each hold a twentieth of the predictions; none where there are no predictions."""
     present = scores[~np.isnan(scores)]
     if not len(present):
         return []

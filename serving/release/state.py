@@ -80,7 +80,18 @@ class RemoveVariant(Config):
     variant: Name
 
 
-Action = Annotated[EnsureVariant | RunChecks | SetRoute | MoveChampion | RemoveVariant, Field(discriminator="do")]
+class MoveExperiment(Config):
+    """A/B: start, pause, resume or end the experiment behind the release."""
+
+    do: Literal["move_experiment"] = "move_experiment"
+    move: Literal["start", "pause", "resume", "stop", "complete"]
+    actor: str
+    reason: str = ""
+
+
+Action = Annotated[
+    EnsureVariant | RunChecks | SetRoute | MoveChampion | RemoveVariant | MoveExperiment, Field(discriminator="do")
+]
 
 
 class Check(Config):

@@ -12,7 +12,7 @@ from tests.serving.kubeflow.worlds import variant
 FOLDER = Path(__file__).parent / "golden"
 SETTINGS = Settings(serving_namespace="models", serving_image="registry.example.com/headway-serving@sha256:" + "5" * 64)
 VARIANTS = [variant(1), variant(2)]
-LOGGER = "http://headway-monitor.headway.svc.cluster.local"
+LOGGED = SETTINGS.model_copy(update={"serving_logger_url": "http://headway-monitor.headway.svc.cluster.local"})
 
 
 def route(stable: int, canary: int, *, mirror: str | None = None, mirror_weight: int = 0) -> Route:
@@ -33,7 +33,7 @@ def documents() -> dict[str, list[Document]]:
         "gateway": gateway(route(9_000, 1_000)),
         "gateway-shadow": gateway(route(10_000, 0, mirror="v2", mirror_weight=2_000)),
         "canary": [canary_service("flights", VARIANTS, {"v2": 25}, SETTINGS, route=quarter, replicas=2)],
-        "knative": [knative_service("flights", VARIANTS, 25, SETTINGS, route=quarter, logger_url=LOGGER)],
+        "knative": [knative_service("flights", VARIANTS, 25, LOGGED, route=quarter)],
     }
 
 

@@ -91,7 +91,7 @@ class TestSafety:
         ]
 
     def test_the_payload_logger_is_told_the_variant(self) -> None:
-        body = predictor("flights", variant(2), golden.SETTINGS, standard=True, logger_url="http://sink")
+        body = predictor("flights", variant(2), golden.LOGGED, standard=True)
         assert body["labels"]["endpoint"] == "v2"
         assert "logger" not in predictor("flights", variant(2), golden.SETTINGS, standard=True)
 

@@ -17,6 +17,7 @@ from headway.serving.release.state import (
     EnsureVariant,
     Event,
     MoveChampion,
+    MoveExperiment,
     Release,
     RemoveVariant,
     RunChecks,
@@ -36,6 +37,8 @@ def variant(number: int) -> Variant:
 
 def new_release(*, variants: int = 2, first: bool = False, **spec: Any) -> Release:
     """A release that has not begun, from version 1 to the last one."""
+    if spec.get("strategy") == "ab":
+        spec["decision"] = {"metric": "brier", "minimum_effect": 0.01}
     given = {"min_seconds": 10, "rollback_window_seconds": 60, "min_requests": 10, **spec}
     made = [variant(number) for number in range(1, variants + 1)]
     return Release(
@@ -72,6 +75,8 @@ class World:
     events: list[Event] = field(default_factory=list)
     moves: list[int] = field(default_factory=list)
     """The champions, one after the other."""
+    experiment: list[str] = field(default_factory=list)
+    """The experiment's moves, each once."""
 
     def __post_init__(self) -> None:
         self.route = self.release.before
@@ -104,6 +109,8 @@ class World:
                         raise PromotionConflictError("moved")
                     self.champion = action.version
                     self.moves.append(action.version)
+            case MoveExperiment() if self.experiment[-1:] != [action.move]:
+                self.experiment.append(action.move)
             case RemoveVariant():
                 assert not self.route or not self.route.weights.get(action.variant), "removed under traffic"
                 self.running.discard(action.variant)

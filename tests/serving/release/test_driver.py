@@ -15,7 +15,7 @@ from headway.serving.platform import Reading
 from headway.serving.release.driver import Driver
 from headway.serving.release.plan import ReleaseSpec
 from headway.serving.release.releases import Releases
-from headway.serving.release.state import Release, State
+from headway.serving.release.state import MoveExperiment, Release, State
 from headway.serving.release.store import ReleaseStore
 from headway.serving.release.verdict import Outcome, Sums
 from tests.serving.release.file_world import FilePlatform, FileRegistry, passing_checks
@@ -24,14 +24,17 @@ QUICK: dict[str, Any] = {"min_seconds": 0, "rollback_window_seconds": 0, "min_re
 STRATEGIES = ["canary", "blue_green", "ab", "shadow", "rollback"]
 
 
-class NoOutcomes:
-    """Shadow answers that all agree."""
+class SameOutcomes:
+    """Both variants turn out equally well, and shadow answers all agree."""
 
     def sums(self, release: Release, since: Any) -> dict[str, Sums]:
-        return {}
+        return {variant.name: Sums(n=5_000, total=500, total_of_squares=500) for variant in release.variants}
 
     def disagreement(self, release: Release, since: Any) -> Sums:
         return Sums(n=5_000, total=0, total_of_squares=0)
+
+    def move(self, release: Release, action: MoveExperiment) -> None:
+        return None
 
 
 def make(folder: Path, **platform: Any) -> Releases:
@@ -41,7 +44,7 @@ def make(folder: Path, **platform: Any) -> Releases:
         settings,
         platform=FilePlatform(folder, **platform),
         registry=FileRegistry(folder),  # type: ignore[arg-type]
-        outcomes=NoOutcomes(),
+        outcomes=SameOutcomes(),
         check=passing_checks,
         sleep=lambda seconds: None,
     )
@@ -59,7 +62,8 @@ def serve_first(folder: Path) -> Releases:
 def start(releases: Releases, strategy: str, **spec: Any) -> Release:
     if strategy == "rollback":
         return releases._begin(_rollback_to_two(releases))
-    plan = ReleaseSpec.parse({**QUICK, "strategy": strategy, **spec})
+    decision = {"metric": "brier", "minimum_effect": 0.05} if strategy == "ab" else None
+    plan = ReleaseSpec.parse({**QUICK, "strategy": strategy, "decision": decision, **spec})
     return releases.start("m", 2, spec=plan, actor="ada", reason="better")
 
 
@@ -263,7 +267,8 @@ def test_what_is_refused_before_anything_starts(tmp_path: Path) -> None:
     refused("no reason", lambda: releases.start("m", 2, actor="ada", reason=" "))
     refused("no active release", lambda: releases.pause("m", actor="ada"))
     refused("stands twice", lambda: releases.start("m", 2, others=[2], **told))
-    spec = ReleaseSpec.parse({"strategy": "ab", "shares": [50, 25, 25]})
+    decision = {"metric": "brier", "minimum_effect": 0.05}
+    spec = ReleaseSpec.parse({"strategy": "ab", "shares": [50, 25, 25], "decision": decision})
     refused("3 shares for 2 variants", lambda: releases.start("m", 2, spec=spec, **told))
     releases.platform.files.write(bad=[3])  # type: ignore[attr-defined]
     with pytest.raises(TrustError):

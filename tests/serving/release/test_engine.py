@@ -194,6 +194,21 @@ def test_an_ab_test_waits_for_a_person_once_it_has_decided() -> None:
     world.take(engine.promote(world.release, "ada", "it won", world.now))
     assert world.run().state is State.PROMOTED
     assert world.running == {"v3"}
+    assert world.experiment == ["start", "complete"]
+
+
+def test_the_experiment_pauses_resumes_and_stops_with_its_release() -> None:
+    world = World(new_release(strategy="ab"))
+    world.reach(0)
+    world.act()
+    world.outcome = Outcome.INCONCLUSIVE
+    world.take(engine.pause(world.release, "ada"))
+    world.act()
+    world.take(engine.resume(world.release, "ada", world.now))
+    world.act()
+    world.take(engine.end(world.release, "ada", "enough", world.now, to=State.ABORTED))
+    assert world.run().state is State.ABORTED
+    assert world.experiment == ["start", "pause", "resume", "stop"]
 
 
 def test_the_first_variant_takes_all_traffic_after_its_checks() -> None:
