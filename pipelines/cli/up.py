@@ -125,4 +125,4 @@ def _process(process: "ProcessStatus") -> str:
     if not process.pid:
         return process.state.lower()
     again = f", {process.restarts} restarts" if process.restarts else ""
-    return f"{process.state.lower()}, pid {process.pid}, {process.memory_bytes / 1e6:.0f} MB{again}"
+    return f"pid {process.pid}, {process.memory_bytes / 1e6:.0f} MB{again}"

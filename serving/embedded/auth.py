@@ -20,12 +20,13 @@ and reach versions that are still being checked. The platform's own checks show 
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from headway.components.config import Config
 from headway.components.errors import ConfigError
+from headway.serving.embedded.xds import HTTP_FILTERS, Document, header_is, status_is
 from headway.serving.platform import USER_HEADER, VARIANT_HEADER, Name
 
 API_KEY_HEADER = "x-api-key"
@@ -35,10 +36,6 @@ _PLATFORM_CLIENT = "headway-platform"
 _OPEN_TO_OTHERS = 0o077
 _JWT_FILTER = "envoy.filters.http.jwt_authn"
 _CLAIMS = "claims"
-_TYPE = "type.googleapis.com/envoy"
-_HTTP = f"{_TYPE}.extensions.filters.http"
-
-Document = dict[str, Any]
 AuthKind = Literal["off", "jwt", "api_keys"]
 
 
@@ -192,7 +189,7 @@ def _jwt_filter(jwt: JwtConfig, key: str) -> Document:
     return {
         "name": _JWT_FILTER,
         "typed_config": {
-            "@type": f"{_HTTP}.jwt_authn.v3.JwtAuthentication",
+            "@type": f"{HTTP_FILTERS}.jwt_authn.v3.JwtAuthentication",
             "providers": {"issuer": provider},
             "rules": [{"match": ours}, {"match": {"prefix": "/"}, "requires": {"provider_name": "issuer"}}],
         },
@@ -204,7 +201,7 @@ def _api_key_filter(keys: list[ApiKey], key: str) -> Document:
     return {
         "name": "envoy.filters.http.api_key_auth",
         "typed_config": {
-            "@type": f"{_HTTP}.api_key_auth.v3.ApiKeyAuth",
+            "@type": f"{HTTP_FILTERS}.api_key_auth.v3.ApiKeyAuth",
             "credentials": [*credentials, {"key": key, "client": _PLATFORM_CLIENT}],
             "key_sources": [{"header": API_KEY_HEADER}],
             "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
@@ -234,7 +231,7 @@ def _client_policies(keys: list[ApiKey]) -> Document:
 def _rbac(policies: Document) -> Document:
     return {
         "name": "envoy.filters.http.rbac",
-        "typed_config": {"@type": f"{_HTTP}.rbac.v3.RBAC", "rules": {"action": "ALLOW", "policies": policies}},
+        "typed_config": {"@type": f"{HTTP_FILTERS}.rbac.v3.RBAC", "rules": {"action": "ALLOW", "policies": policies}},
     }
 
 
@@ -245,14 +242,3 @@ def _no_variant_named() -> Document:
 def _has_scope(scope: str) -> Document:
     value = {"list_match": {"one_of": {"string_match": {"exact": scope}}}}
     return {"metadata": {"filter": _JWT_FILTER, "path": [{"key": _CLAIMS}, {"key": "scope"}], "value": value}}
-
-
-def header_is(name: str, value: str) -> Document:
-    """Envoy's matcher for a header that has exactly this value."""
-    return {"name": name, "string_match": {"exact": value}}
-
-
-def status_is(status: int) -> Document:
-    """Envoy's filter for answers of one status."""
-    comparison = {"op": "EQ", "value": {"default_value": status, "runtime_key": f"headway.status.{status}"}}
-    return {"status_code_filter": {"comparison": comparison}}

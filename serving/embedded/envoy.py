@@ -17,6 +17,8 @@ from headway.components.errors import GatewayError
 from headway.serving.embedded import xds
 from headway.serving.embedded.auth import AuthConfig
 from headway.serving.embedded.config import GatewayConfig
+from headway.serving.embedded.listener import listeners
+from headway.serving.embedded.routes import routes
 from headway.serving.embedded.state import Layout, State, write_atomically
 from headway.serving.embedded.supervisor import Program
 from headway.serving.embedded.unix_http import request
@@ -97,8 +99,8 @@ class Envoy:
         return Wanted(
             listeners=None
             if auth is None
-            else xds.listeners(port=port, routes_file=routes_file, config=state.config, auth=auth, key=key),
-            routes=xds.routes(state.endpoints, config=state.config, version=version("headway")),
+            else listeners(port=port, routes_file=routes_file, config=state.config, auth=auth, key=key),
+            routes=routes(state.endpoints, config=state.config, version=version("headway")),
             clusters=xds.clusters(
                 state.endpoints, endpoints_file={name: str(self.file("eds", name)) for name in processes}
             ),

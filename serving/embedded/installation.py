@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,20 +123,29 @@ class Installation:
             GatewayError: The supervisor does not answer, or Envoy refused something.
         """
         supervisor, envoy = self.supervisor(state), self.envoy(state)
-        self.define(state)
-        changed = [f"program {name}" for name in supervisor.sync()]
+        stale = self.define(state) or set(supervisor.programs()) != set(supervisor.defined())
+        changed = [f"program {name}" for name in supervisor.sync()] if stale else []
         wanted = envoy.wanted(state, auth, self.key if auth else "")
         return changed + (["gateway"] if envoy.apply(wanted) else [])
 
-    def define(self, state: State) -> None:
-        """Write the supervisor's files of all programs, and remove those of programs that are gone."""
+    def define(self, state: State) -> bool:
+        """Write the supervisor's files of all programs, remove those of programs that are gone; say if any changed."""
         supervisor = self.supervisor(state)
         programs = self.programs(state)
-        for program in programs:
-            supervisor.define(program)
-        kept = {program.name for program in programs} | set(state.leaving)
-        for name in set(supervisor.defined()) - kept:
+        changed = [supervisor.define(program) for program in programs]
+        gone = set(supervisor.defined()) - {program.name for program in programs} - set(state.leaving)
+        for name in gone:
             supervisor.forget(name)
+        return any(changed) or bool(gone)
+
+    def revive(self, state: State, names: Iterable[str]) -> list[str]:
+        """Start programs that the supervisor has given up; say which."""
+        supervisor = self.supervisor(state)
+        infos = supervisor.programs()
+        lost = [name for name in names if name in infos and infos[name].given_up]
+        for name in lost:
+            supervisor.revive(name)
+        return lost
 
     def _server_program(self, endpoint: str, served: Served, process: Process, config: GatewayConfig) -> Program:
         variant = served.variant

@@ -1,5 +1,6 @@
 """Up and down: starting what the desired state says, health-gated, and stopping it."""
 
+import getpass
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -143,12 +144,8 @@ def _converge(platform: EmbeddedPlatform, before: State, state: State, auth: Aut
     changes = [f"changed {what}" for what in installation.realise(state, auth)]
     if state != before:
         installation.store.write(state)
-    supervisor = installation.supervisor(state)
-    for name, info in supervisor.programs().items():
-        if info.given_up and name not in state.leaving:
-            supervisor.revive(name)
-            changes.append(f"started {name} again")
-    return changes
+    lost = installation.revive(state, [program.name for program in installation.programs(state)])
+    return changes + [f"started {name} again" for name in lost]
 
 
 def _with_gateway_port(settings: Settings, state: State, *, running: bool) -> State:
@@ -253,8 +250,24 @@ def _serve_champion(platform: EmbeddedPlatform, model: str, variant: Variant, te
     platform.ensure_variant(model, variant)
     _wait_ready(platform, model, variant)
     platform.set_route(model, Route(salt=model, shares=[Share(variant=variant.name, weight=TOTAL_WEIGHT)]))
+    _record(platform.settings, variant)
     tell(f"{model}/{variant.name} ready")
     return [f"serving {model} version {variant.version}"]
+
+
+def _record(settings: Settings, variant: Variant) -> None:
+    """Say in the ledger what is served from now on, in the form in which releases do."""
+    from headway.components.register.ledger import Ledger
+
+    body = {
+        "endpoint": variant.model,
+        "weights": {variant.name: TOTAL_WEIGHT},
+        "versions": {variant.name: variant.version},
+        "salt": variant.model,
+        "reason": "the champion of a model that had no endpoint",
+    }
+    ledger = Ledger(settings.resolved_database_url)
+    ledger.append("weights", model=variant.model, version=variant.version, actor=getpass.getuser(), body=body)
 
 
 # ---- stopping

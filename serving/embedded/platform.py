@@ -7,12 +7,12 @@ is no daemon of our own that must be alive.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from headway.components.errors import GatewayError, MeasurementError, NotReadyError, ReleaseError
 from headway.components.settings import Settings, load_settings
-from headway.serving.embedded import measure
+from headway.serving.embedded import condition, measure
 from headway.serving.embedded.auth import platform_headers
 from headway.serving.embedded.bundles import fetch
 from headway.serving.embedded.envoy import PROGRAM as GATEWAY
@@ -20,11 +20,9 @@ from headway.serving.embedded.installation import SERVER, Installation
 from headway.serving.embedded.ports import HOST, free_port
 from headway.serving.embedded.probe import ask_ready, get
 from headway.serving.embedded.state import Process, Served, State
-from headway.serving.embedded.supervisor import ProgramInfo
 from headway.serving.platform import (
     VARIANT_HEADER,
     Address,
-    Phase,
     Reading,
     Route,
     Variant,
@@ -34,6 +32,8 @@ from headway.serving.platform import (
 READY_SECONDS = 120.0
 """How long a server that replaces another may take to become ready."""
 _POLL_SECONDS = 0.05
+_LOG_LAG = timedelta(seconds=5)
+"""A server writes its rows of the payload log at least this often."""
 
 
 class EmbeddedPlatform:
@@ -67,7 +67,7 @@ class EmbeddedPlatform:
                 fetch(self.settings, self._layout.bundle(variant.digest), variant)
 
     def ensure_variant(self, endpoint: str, variant: Variant) -> None:
-        """Start a variant's processes, once its bundle passed the trust gate.
+        """Start a variant's processes, once its bundle passed the trust gate; again, if they had been given up.
 
         Raises:
             GatewayError: Nothing is up.
@@ -93,10 +93,11 @@ class EmbeddedPlatform:
                     fix="remove that variant first, or take another name",
                 )
             self.installation.realise(state)
+            self.installation.revive(state, [process.program for process in served.processes])
 
     def variant_state(self, endpoint: str, variant: Variant) -> VariantState:
         """READY when at least one of its processes answers with exactly this digest."""
-        return self._variant_state(self._store.read(), endpoint, variant)
+        return condition.variant_state(self.installation, self._store.read(), endpoint, variant)
 
     def variants(self, endpoint: str) -> list[Variant]:
         """The variants in the order in which they were made."""
@@ -180,10 +181,10 @@ class EmbeddedPlatform:
         return measure.reading(now, cursor)
 
     def users(self, endpoint: str, since: datetime) -> Mapping[str, int] | None:
-        """Distinct users by variant, from the payload log."""
+        """Distinct users by variant, from the payload log, up to where every server has written its rows."""
         from headway.serving import payloads
 
-        return payloads.users(self.settings, endpoint, since)
+        return payloads.users(self.settings, endpoint, since, until=datetime.now(UTC) - _LOG_LAG)
 
     def restart_variant(self, endpoint: str, variant: str, *, seconds: float = READY_SECONDS) -> None:
         """Replace a variant's processes by new ones without losing a request.
@@ -222,36 +223,7 @@ class EmbeddedPlatform:
                 fix=f"read {self._layout.log(fresh[0].program)}",
             )
 
-    # ---- how things are
-
-    def _variant_state(self, state: State, endpoint: str, variant: Variant) -> VariantState:
-        served = state.endpoint(endpoint).served(variant.name)
-        if served is None:
-            return VariantState(phase=Phase.ABSENT, reason=f"{endpoint} has no variant {variant.name}")
-        if served.variant.digest != variant.digest:
-            return VariantState(
-                phase=Phase.FAILED, reason=f"{endpoint}/{variant.name} serves the digest {served.variant.digest[:16]}…"
-            )
-        probes = [ask_ready(each.port, endpoint, variant.digest) for each in served.processes if each.in_service]
-        if any(probe.ready for probe in probes):
-            return VariantState(phase=Phase.READY)
-        try:
-            infos = self.installation.supervisor(state).programs()
-        except GatewayError as error:
-            return VariantState(phase=Phase.FAILED, reason=error.problem)
-        found = [infos.get(process.program) for process in served.processes if process.in_service]
-        conditions = {info.name: info.state for info in found if info}
-        ended = next((info for info in found if info is None or info.given_up or info.state == "BACKOFF"), None)
-        hopeless = all(info is None or info.given_up for info in found) or all(probe.failed for probe in probes)
-        reason = self._last_words(ended) if ended else probes[0].reason
-        return VariantState(phase=Phase.FAILED if hopeless else Phase.STARTING, reason=reason, conditions=conditions)
-
-    def _last_words(self, info: ProgramInfo) -> str:
-        """Why a program ended: the last line that it wrote."""
-        log = self._layout.log(info.name)
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), info.problem or "it said nothing")
-        return f"its server ended: {last[:300]}"
+    # ---- refusing
 
     def _require_ready(self, state: State, endpoint: str, variant: str) -> None:
         served = state.endpoint(endpoint).served(variant)
@@ -260,7 +232,7 @@ class EmbeddedPlatform:
                 f"{endpoint} has no variant {variant!r}",
                 expected="every variant that gets traffic to be ready; traffic is unchanged",
             )
-        found = self._variant_state(state, endpoint, served.variant)
+        found = condition.variant_state(self.installation, state, endpoint, served.variant)
         if not found.ready:
             raise NotReadyError(
                 f"{endpoint}/{variant} is {found.phase}: {found.reason}",

@@ -133,12 +133,14 @@ class Supervisor:
 
     # ---- its programs
 
-    def define(self, program: Program) -> None:
-        """Write a program's file, if it is not the same already."""
+    def define(self, program: Program) -> bool:
+        """Write a program's file, if it is not the same already; say whether it was not."""
         path = self.layout.programs / f"{program.name}.ini"
         text = self._program_text(program)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, text)
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return False
+        write_atomically(path, text)
+        return True
 
     def forget(self, name: str) -> None:
         """Remove a program's file."""

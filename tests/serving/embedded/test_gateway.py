@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from headway.components.errors import GatewayError
-from headway.serving.embedded import xds
+from headway.serving.embedded import routes
 from headway.serving.embedded.envoy import PROGRAM
 from headway.serving.embedded.lifecycle import up
 from headway.serving.embedded.platform import EmbeddedPlatform
@@ -120,6 +120,7 @@ class TestVariants:
         assert answer.status_code == 404
         assert error_of(answer) == f"{served} has no such variant"
 
+    @pytest.mark.slow
     def test_an_unreachable_one_is_named_and_counted(self, own: EmbeddedPlatform, variant: VariantMaker) -> None:
         """Version 8 ends as soon as it starts: Envoy answers for it."""
         serve(own, "flights", variant(1), route=split(TOTAL_WEIGHT))
@@ -209,7 +210,7 @@ class TestRefusedUpdates:
         def broken(name: str, *_: object) -> dict[str, object]:
             return {"weighted_clusters": {"clusters": [{"name": "nowhere", "weight": 10_000}]}}
 
-        monkeypatch.setattr(xds, "_split", broken)
+        monkeypatch.setattr(routes, "_split", broken)
         with pytest.raises(
             GatewayError, match="Envoy refused the new routes: route: unknown weighted cluster 'nowhere'"
         ):

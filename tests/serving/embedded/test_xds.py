@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from headway.serving.embedded import xds
+from headway.serving.embedded import routes, xds
 from headway.serving.embedded.auth import AuthConfig
 from headway.serving.embedded.config import GatewayConfig
+from headway.serving.embedded.listener import listeners
 from headway.serving.embedded.state import EndpointState, Process, Served
 from headway.serving.platform import Route, Variant
 from tests.serving.embedded.conftest import split
@@ -18,9 +19,9 @@ def served(version: int) -> Served:
     return Served(variant=variant, processes=[Process(program=f"p{version}", port=20_000 + version)])
 
 
-def routes(route: Route | None, versions: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
+def table(route: Route | None, versions: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
     endpoint = EndpointState(variants=[served(version) for version in versions], route=route)
-    return xds.routes({"flights": endpoint}, config=GatewayConfig(), version="1")
+    return routes.routes({"flights": endpoint}, config=GatewayConfig(), version="1")
 
 
 def rules(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -35,22 +36,22 @@ def splits(document: dict[str, Any]) -> list[list[tuple[str, int]]]:
 
 
 def test_weights_keep_their_order_and_total() -> None:
-    assert splits(routes(split(9_500, 500))) == [[("flights__v1", 9_500), ("flights__v2", 500)]] * 2
+    assert splits(table(split(9_500, 500))) == [[("flights__v1", 9_500), ("flights__v2", 500)]] * 2
 
 
 def test_a_weight_of_zero_needs_no_cluster() -> None:
-    assert splits(routes(split(10_000, 0), versions=(1,))) == [[("flights__v1", 10_000)]] * 2
+    assert splits(table(split(10_000, 0), versions=(1,))) == [[("flights__v1", 10_000)]] * 2
 
 
 def test_without_a_route_only_named_variants_are_reached() -> None:
-    document = routes(None)
+    document = table(None)
     assert splits(document) == []
     assert sum("cluster" in rule.get("route", {}) for rule in rules(document)) == 4
 
 
 def test_every_rule_to_a_model_has_the_same_limits() -> None:
     actions = [
-        rule["route"] for rule in rules(routes(split(5_000, 5_000, mirror="v2", mirror_weight=1))) if "route" in rule
+        rule["route"] for rule in rules(table(split(5_000, 5_000, mirror="v2", mirror_weight=1))) if "route" in rule
     ]
     assert {action["timeout"] for action in actions} == {"30s"}
     assert {action["host_rewrite_literal"] for action in actions} == {"flights"}
@@ -60,7 +61,7 @@ def test_every_rule_to_a_model_has_the_same_limits() -> None:
 
 
 def test_a_version_follows_the_content_alone() -> None:
-    first, again, other = routes(split(9_000, 1_000)), routes(split(9_000, 1_000)), routes(split(9_001, 999))
+    first, again, other = table(split(9_000, 1_000)), table(split(9_000, 1_000)), table(split(9_001, 999))
     assert first["version_info"] == again["version_info"] != other["version_info"]
 
 
@@ -72,13 +73,11 @@ def test_weights_touch_routes_only() -> None:
 
 
 def test_unknown_clusters_are_refused() -> None:
-    assert routes(None)["resources"][0]["validate_clusters"] is True
+    assert table(None)["resources"][0]["validate_clusters"] is True
 
 
 def test_the_listener_is_on_loopback_and_on_its_own() -> None:
-    document = xds.listeners(
-        port=8080, routes_file="r.json", config=GatewayConfig(), auth=AuthConfig(), key="secret-key"
-    )
+    document = listeners(port=8080, routes_file="r.json", config=GatewayConfig(), auth=AuthConfig(), key="secret-key")
     listener = document["resources"][0]
     assert listener["address"]["socket_address"]["address"] == "127.0.0.1"
     assert listener["enable_reuse_port"] is False
