@@ -1,13 +1,14 @@
 """Where and when a model call runs.
 
-A quick call runs where it is asked for, on the event loop: handing it to a thread costs more than the call (about
-0.1 ms for the hand-over and the fight for the interpreter's lock, against 0.01 to 0.05 ms for a small ONNX graph). A
-slow one runs in one of `threads` threads, and what is asked for while all of them are busy waits and is then answered
-together, at most `max_batch` rows of waiting requests in one call. So nothing ever waits for company: a lone request
-runs at once, and batches grow only as fast as the model is slow.
+A quick call runs where it is asked for, on the event loop: handing it to a thread costs more than it takes (measured:
+0.1 to 0.3 ms for the hand-over and the fight for the interpreter's lock, against 0.01 ms for a small ONNX graph and
+0.15 ms for 64 rows through 200 trees). A slow one runs in one of `threads` threads, and what is asked for while all of
+them are busy waits and is then answered together, at most `max_batch` rows of waiting requests in one call. So nothing
+ever waits for company: a lone request runs at once, and batches grow only as fast as the model is slow.
 
 Which call is quick is measured, not set: the seconds of past calls by their number of rows (in powers of two), the
-newest counting most. Warm-up makes the first measurements; a number of rows that was never seen counts as slow.
+newest counting most, and a single slow one counting little, because it was the machine that was busy. Warm-up makes the
+first measurements; a number of rows that was never seen counts as slow.
 """
 
 import asyncio
@@ -22,10 +23,12 @@ from headway.serving.server.refusal import Refusal
 from headway.serving.server.rows import Rows
 from headway.serving.server.scoring import Scored, Scorer, joined
 
-INLINE_SECONDS = 200e-6
+INLINE_SECONDS = 500e-6
 """Calls that take no longer run on the event loop."""
 _WEIGHT = 0.2
 """What the newest measurement counts for."""
+_SURPRISE = 4
+"""How many times the expected seconds one measurement may count as at most."""
 _MAX_BUCKETS = 40
 
 Observer = Callable[[int], None]
@@ -93,7 +96,10 @@ class Calls:
 
     def _measured(self, bucket: int, seconds: float) -> None:
         before = self._seconds[bucket]
-        self._seconds[bucket] = seconds if before == math.inf else before + _WEIGHT * (seconds - before)
+        if before == math.inf:
+            self._seconds[bucket] = seconds
+        else:
+            self._seconds[bucket] = before + _WEIGHT * (min(seconds, _SURPRISE * before) - before)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give what waits to a thread, if one is free."""

@@ -15,6 +15,7 @@ plain numbers without locks (prometheus-client's own objects cost several micros
 them over when somebody scrapes.
 """
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -29,40 +30,59 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 UNKNOWN_FIELD = "<unknown>"
+_PENDING = 4_096
+"""Values that may wait to be sorted into their bins."""
 
 
 class Bins:
     """A histogram of plain numbers; a value equal to an edge belongs to the bin below it, as Prometheus has it."""
 
-    __slots__ = ("counts", "edges", "total")
+    __slots__ = ("_counts", "_pending", "_pending_rows", "_total", "edges")
 
     def __init__(self, edges: Sequence[float]) -> None:
         self.edges = list(edges)
-        self.counts = [0] * (len(self.edges) + 1)
-        self.total = 0.0
+        self._counts = [0] * (len(self.edges) + 1)
+        self._total = 0.0
+        self._pending: list[NDArray[np.float64]] = []
+        self._pending_rows = 0
 
     def add(self, value: float) -> None:
         """Count one value."""
-        self.counts[bisect_left(self.edges, value)] += 1
-        self.total += value
+        self._counts[bisect_left(self.edges, value)] += 1
+        self._total += value
 
     def add_all(self, values: NDArray[np.float64]) -> None:
-        """Count many values."""
-        if len(values) == 1:
-            self.add(float(values[0]))
-            return
-        found = np.bincount(np.searchsorted(self.edges, values, side="left"), minlength=len(self.counts))
-        self.counts = [before + more for before, more in zip(self.counts, found.tolist(), strict=True)]
-        self.total += float(values.sum())
+        """Count many values; they are sorted into bins later, many together."""
+        self._pending.append(values)
+        self._pending_rows += len(values)
+        if self._pending_rows >= _PENDING:
+            self._sort()
+
+    @property
+    def counts(self) -> list[int]:
+        """Values by bin."""
+        self._sort()
+        return self._counts
+
+    @property
+    def total(self) -> float:
+        """The values' sum."""
+        self._sort()
+        return self._total
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper edge."""
-        running = 0
-        found: list[tuple[str, float]] = []
-        for edge, count in zip([*self.edges, float("inf")], self.counts, strict=True):
-            running += count
-            found.append((_edge(edge), float(running)))
-        return found
+        edges = [*(repr(float(edge)) for edge in self.edges), "+Inf"]
+        return list(zip(edges, itertools.accumulate(map(float, self.counts)), strict=True))
+
+    def _sort(self) -> None:
+        if not self._pending:
+            return
+        values = np.concatenate(self._pending)
+        self._pending, self._pending_rows = [], 0
+        found = np.bincount(np.searchsorted(self.edges, values, side="left"), minlength=len(self._counts))
+        self._counts = [before + more for before, more in zip(self._counts, found.tolist(), strict=True)]
+        self._total += float(values.sum())
 
 
 class Metrics:
@@ -141,7 +161,3 @@ class Metrics:
         ready = GaugeMetricFamily("headway_ready", "Whether the model answers.", labels=labels)
         ready.add_metric(values, float(self.ready()))
         yield ready
-
-
-def _edge(edge: float) -> str:
-    return "+Inf" if edge == float("inf") else repr(float(edge))

@@ -152,7 +152,12 @@ class HeadwayModel(Model):  # type: ignore[misc]
         )
         try:
             self.payloads = PayloadLog(
-                settings.payload_log, source, checker.names, mask=settings.mask, most=settings.payload_queue
+                settings.payload_log,
+                source,
+                checker.names,
+                mask=settings.mask,
+                most=settings.payload_queue,
+                share=settings.payload_share,
             )
         except OSError as error:
             raise ConfigError(f"payload_log: {settings.payload_log}: {error.strerror}") from None

@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 
 FLUSH_ROWS = 5_000
 FLUSH_SECONDS = 2.0
+SHARE = 0.2
+_REPEATING = [
+    "type",
+    "source",
+    "inferenceservicename",
+    "namespace",
+    "component",
+    "endpoint",
+    "digest",
+    "user",
+    "prediction",
+]
+"""Columns with few values, which Parquet spells by number."""
 _LOGGER = logging.getLogger("headway.server")
 _MICROSECONDS = 1_000_000
 
@@ -82,6 +95,7 @@ class PayloadLog:
         names: The contract's features in order.
         mask: Features that are written as null.
         most: Rows that may wait to be written.
+        share: The share of the time that the writer may work, from above 0 to 1.
         flush_rows: As soon as there are so many, they are written.
         flush_seconds: What waits longer is written.
     """
@@ -94,6 +108,7 @@ class PayloadLog:
         *,
         mask: Iterable[str] = (),
         most: int,
+        share: float = SHARE,
         flush_rows: int = FLUSH_ROWS,
         flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
@@ -105,6 +120,7 @@ class PayloadLog:
         self._source = source
         self._features = FeatureTexts(names, frozenset(mask))
         self._most = most
+        self._share = share
         self._flush_rows = flush_rows
         self._flush_seconds = flush_seconds
         self._queue: deque[Entry] = deque()
@@ -113,7 +129,7 @@ class PayloadLog:
         self._taken = 0
         self._files = 0
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="payload-log", daemon=True)
         self._thread.start()
 
@@ -138,7 +154,7 @@ class PayloadLog:
         Args:
             timeout: Seconds to wait for it at most.
         """
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
 
@@ -146,11 +162,13 @@ class PayloadLog:
         import pyarrow.compute
         import pyarrow.parquet  # noqa: F401
 
-        while not self._closing:
+        while not self._closing.is_set():
             self._wake.wait(self._flush_seconds)
             self._wake.clear()
             while batch := self._take():
+                started = time.perf_counter()
                 self._write(batch)
+                self._closing.wait((time.perf_counter() - started) * (1 / self._share - 1))
         while batch := self._take():
             self._write(batch)
 
@@ -172,7 +190,7 @@ class PayloadLog:
             table = to_table(batch, self._source, self._features)
             name = file_name(datetime.now(UTC), os.getpid(), self._files)
             hidden = self.folder / f".{name}"
-            pq.write_table(table, hidden, compression="zstd", compression_level=1)
+            pq.write_table(table, hidden, compression="zstd", compression_level=1, use_dictionary=_REPEATING)
             hidden.rename(self.folder / name)
         # A full disk or a wrong permission must not end the thread: the next file may go through.
         except Exception:

@@ -5,6 +5,7 @@ is here besides are short cuts for the usual cases, each of which either gives t
 row of plain values without a detour over columns, and a numeric matrix compared with all ranges at once.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,10 +187,8 @@ class _MatrixCheck:
         if not self._plain:
             return None
         if isinstance(values, list):
-            if not _REAL.issuperset(map(type, values)):
-                return None
-            values = np.array(values, dtype=np.float64)
-        elif values.dtype.kind not in "iuf":
+            values = _real(values)
+        if values is None or values.dtype.kind not in "iuf":
             return None
         matrix: NDArray[np.float64] = values.astype(np.float64, copy=False).reshape(count, -1)
         # NaN fails every comparison, and the bounds are finite.
@@ -202,7 +201,15 @@ class _MatrixCheck:
         return matrix
 
 
-_REAL = frozenset({int, float})
+def _real(values: list[Any]) -> NDArray[np.float64] | None:
+    """A list of numbers as an array, in half the time that NumPy takes; None when one is no number."""
+    try:
+        found = np.frombuffer(array("d", values))
+    except (TypeError, OverflowError):
+        return None
+    # Here true is 1 and false is 0, so a boolean can only be where one of these stands.
+    doubtful = np.flatnonzero((found == 0) | (found == 1)).tolist()
+    return None if any(type(values[place]) is bool for place in doubtful) else found
 
 
 def _all_numeric(contract: Contract) -> bool:

@@ -178,6 +178,26 @@ class TestWriting:
         assert log.rows() == {"written": 11, "dropped": 15}
         assert read(tmp_path)["id"].to_pylist() == ["first", *map(str, range(10))]
 
+    def test_after_a_file_it_rests(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        busy = [0.0]
+
+        def slowly(*arguments: Any) -> pa.Table:
+            time.sleep(0.05)
+            busy[0] += 0.05
+            return to_table(*arguments)
+
+        monkeypatch.setattr(payload_log, "to_table", slowly)
+        started = time.perf_counter()
+        with opened(tmp_path, most=5, flush_rows=1, share=0.2) as log:
+            while time.perf_counter() - started < 2:
+                log.put(answered())
+                time.sleep(0.001)
+            assert busy[0] <= 0.2 * (time.perf_counter() - started) + 0.05
+            assert log.written > 0
+            assert log.dropped > log.written
+            ended = time.perf_counter()
+        assert time.perf_counter() - ended < 1  # at the end it does not rest
+
     def test_a_disk_that_refuses_costs_rows_and_nothing_else(self, tmp_path: Path) -> None:
         with opened(tmp_path) as log:
             for path in (tmp_path / "flights" / "v3", tmp_path / "flights"):
