@@ -172,8 +172,12 @@ def rows(
     return query(settings, endpoint, read, since=since, until=until)
 
 
-def users(settings: Settings, endpoint: str, since: datetime) -> dict[str, int]:
-    """Distinct users by variant since a moment. Copies of requests, and requests that name no user, count for none."""
+def users(settings: Settings, endpoint: str, since: datetime, *, until: datetime | None = None) -> dict[str, int]:
+    """Distinct users by variant between two moments.
+
+    Copies of requests, and requests that name no user, count for none. Servers write their rows now and then, each at
+    its own time: of the last seconds the log of one may hold more than that of another.
+    """
 
     def read(connection: Any, log: str) -> dict[str, int]:
         found = connection.execute(
@@ -182,7 +186,7 @@ def users(settings: Settings, endpoint: str, since: datetime) -> dict[str, int]:
         )
         return dict(found.fetchall())
 
-    return query(settings, endpoint, read, since=since)
+    return query(settings, endpoint, read, since=since, until=until)
 
 
 def stream(

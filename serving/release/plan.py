@@ -97,9 +97,11 @@ class DecisionRule(Config):
     higher_is_better: bool | None = None
     """Known for the metrics named above; must be said of an outcome of one's own."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    """Chance to ship what is worse by the minimum effect (`no_worse`), or no better at all (`better`)."""
+    """Chance to decide against the truth where nothing differs: to take back what is as good (`no_worse`), or to ship
+    what is no better (`better`)."""
     power: float = Field(default=0.8, gt=0.5, lt=1)
-    """Chance to ship what is as good (`no_worse`), or better by the minimum effect (`better`)."""
+    """Chance to notice the minimum effect: to take back what is worse by it (`no_worse`), or to ship what is better by
+    it (`better`)."""
     min_outcomes: int = Field(default=100, ge=10)
     """Outcomes of each variant before it decides: the test's normal approximation needs some."""
     max_outcomes: int | None = Field(default=None, ge=20)

@@ -1,8 +1,8 @@
 """The ship decision: Wald's sequential probability ratio test on the difference of two means.
 
-    goal       ships with power     holds back with 1 - alpha
-    no_worse   at difference 0      at minus the minimum effect
-    better     at the effect        at difference 0
+    goal       where nothing differs            at the minimum effect
+    no_worse   held back with chance alpha      (worse) held back with chance power
+    better     shipped with chance alpha        (better) shipped with chance power
 
 The difference of two means behaves like Brownian motion in information time, I = 1 / variance of the difference,
 whatever the outcomes' distribution, with unequal sample sizes and variances (Jennison and Turnbull, "Group-sequential
@@ -95,8 +95,11 @@ class SequentialTest:
     @classmethod
     def of(cls, rule: DecisionRule, comparisons: int = 1) -> "SequentialTest":
         """The test that a decision rule asks for, with its alpha over a number of newcomers."""
-        null = -rule.minimum_effect if rule.goal == "no_worse" else 0.0
-        return cls(null, rule.minimum_effect, rule.alpha / comparisons, rule.power)
+        alpha = rule.alpha / comparisons
+        if rule.goal == "no_worse":
+            # Here the error that `alpha` bounds is to hold back a newcomer that is as good.
+            return cls(-rule.minimum_effect, rule.minimum_effect, 1 - rule.power, 1 - alpha)
+        return cls(0.0, rule.minimum_effect, alpha, rule.power)
 
     @property
     def upper(self) -> float:
