@@ -1,5 +1,6 @@
 """Find a pipeline by what a person types: a shipped example's name, a project's folder, or a compiled YAML file."""
 
+import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -78,6 +79,35 @@ class Project:
         if not hasattr(loaded, "pipeline"):
             raise ConfigError(f"{module}: no attribute `pipeline`", expected="a KFP pipeline under the name `pipeline`")
         return loaded.pipeline
+
+
+@dataclass(frozen=True)
+class SharedPipeline:
+    """A pipeline that belongs to no model: its parameters say what it works on."""
+
+    name: str
+
+    @property
+    def pipeline_name(self) -> str:
+        """The pipeline's name on every platform."""
+        return self.name
+
+    @property
+    def compiled(self) -> Path:
+        """The checked-in YAML."""
+        return _SHIPPED / f"{self.name}.yaml"
+
+    def arguments(self) -> dict[str, str | bool]:
+        """Its parameters' values: none but the defaults."""
+        return {}
+
+    def pipeline(self) -> Any:
+        """The pipeline function."""
+        return getattr(importlib.import_module(f"headway.pipelines.{self.name}"), self.name)
+
+
+SHARED_PIPELINES = ("release", "tuning")
+"""The shared pipelines, each a module of this package with its compiled YAML beside it."""
 
 
 def resolve(name: str, overrides: list[str] | None = None) -> Project:

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from headway.pipelines.lint import Finding
-    from headway.pipelines.project import Project
+    from headway.pipelines.project import Project, SharedPipeline
 
 
 def compile_(
     pipeline: Annotated[
-        str | None, typer.Argument(help="A shipped example (flights) or a project's folder; all examples if left out.")
+        str | None,
+        typer.Argument(help="A shipped pipeline (flights, release) or a project's folder; all shipped if left out."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; else pipeline.yaml in the project.")] = None,
     image: Annotated[str | None, typer.Option(help="The image of every step, best by digest.")] = None,
@@ -31,29 +32,38 @@ def compile_(
     Exit codes: 0 compiled (with --check: up to date); 1 it does not compile, lint found an error, or it is out of date.
     """
     from headway.components.errors import UsageError
-    from headway.pipelines.project import resolve, shipped_projects
 
     if output is not None and pipeline is None:
         raise UsageError("--output is for one pipeline", fix="name the pipeline")
-    projects = [resolve(name) for name in ([pipeline] if pipeline else shipped_projects())]
-    results = [
-        _compile(project, output or project.compiled, image, release=release, check=check) for project in projects
-    ]
+    results = [_compile(one, output or one.compiled, image, release=release, check=check) for one in _named(pipeline)]
     emit(results, as_json=as_json, render=lambda out: _render(out, results))
     if not all(result["ok"] for result in results):
         raise typer.Exit(1)
 
 
-def _compile(project: "Project", output: Path, image: str | None, *, release: bool, check: bool) -> dict[str, Any]:
+def _named(name: str | None) -> "list[Project | SharedPipeline]":
+    """The pipeline of that name, or all that are shipped."""
+    from headway.pipelines.project import SHARED_PIPELINES, SharedPipeline, resolve, shipped_projects
+
+    if name is None:
+        return [*map(resolve, shipped_projects()), *map(SharedPipeline, SHARED_PIPELINES)]
+    return [SharedPipeline(name) if name in SHARED_PIPELINES else resolve(name)]
+
+
+def _compile(
+    project: "Project | SharedPipeline", output: Path, image: str | None, *, release: bool, check: bool
+) -> dict[str, Any]:
     """Compile, lint, then write or compare one project; what is out of date or has errors is not `ok`."""
     from headway.pipelines.compile import compile_text, load_spec, require_digests, spec_digest, write_atomically
     from headway.pipelines.lint import errors_in, lint_spec
+    from headway.pipelines.project import Project
 
     text = compile_text(project.pipeline(), name=project.pipeline_name, parameters=project.arguments(), image=image)
     documents = load_spec(text)
     if release:
         require_digests(documents[0])
-    findings = [*_lint_sources(project.folder), *lint_spec(documents, release=release)]
+    own = _lint_sources(project.folder) if isinstance(project, Project) else []
+    findings = [*own, *lint_spec(documents, release=release)]
     _tell(findings)
     changes = _changes(output, text) if check else []
     ok = not errors_in(findings) and not changes
