@@ -166,7 +166,7 @@ def latency(guard: LatencyGuard, case: Case) -> Finding:
     last = new.edges[-1]
     text = (
         f"{label}: {_ms(now, last)} of {new.total:,} against {_ms(before, last)} of {old.total:,}{case.before}; "
-        f"it is between {_ms(low, last)} and {_ms(high, last)}, allowed {_ms(bound, last)}: "
+        f"it is {_range(low, high, last)}, allowed {_ms(bound, last)}: "
     )
     if not isfinite(before):
         text += f"the histogram ends below the stable variant's p{level * 100:g}"
@@ -244,6 +244,7 @@ def sample_ratio(spec: ReleaseSpec, stage: Stage, evidence: Evidence) -> Finding
         bound=asked[-1],
         n_stable=counts[0],
         n_canary=counts[-1],
+        holds=not split,
         **numbers,
     )
 
@@ -296,7 +297,14 @@ def decision(rule: DecisionRule, case: Case, newcomers: int) -> Finding:
     ends = sorted(sign * test.difference_at(end, known) for end in (test.lower, test.upper))
     outcome, why = _decided(rule, test, ratio, new.n)
     text += f"; a difference of {difference:+.4g}, decided outside {ends[0]:+.4g} to {ends[1]:+.4g}: {why}"
-    return case.finding(rule.metric, outcome, text, low=ends[0], high=ends[1], **numbers)
+    over = outcome is Outcome.INCONCLUSIVE and _exhausted(rule, new.n)
+    return case.finding(rule.metric, outcome, text, low=ends[0], high=ends[1], **numbers).model_copy(
+        update={"holds": over}
+    )
+
+
+def _exhausted(rule: DecisionRule, outcomes: int) -> bool:
+    return rule.max_outcomes is not None and outcomes >= rule.max_outcomes
 
 
 def _decided(rule: DecisionRule, test: SequentialTest, ratio: float, outcomes: int) -> tuple[Outcome, str]:
@@ -307,7 +315,7 @@ def _decided(rule: DecisionRule, test: SequentialTest, ratio: float, outcomes: i
     if ratio <= test.lower:
         bad = f"worse, by about {effect} or more" if rule.goal == "no_worse" else f"not better by {effect}"
         return Outcome.FAIL, bad
-    if rule.max_outcomes is not None and outcomes >= rule.max_outcomes:
+    if _exhausted(rule, outcomes):
         return Outcome.INCONCLUSIVE, f"undecided after {outcomes:,} outcomes: a person must decide"
     return Outcome.INCONCLUSIVE, _WAIT
 
@@ -345,8 +353,14 @@ def _percent(share: float) -> str:
 def _points(share: float) -> str:
     """A share in percent: one digit behind the point, more where it is small."""
     percent = share * 100
-    return f"{percent:.1f}" if abs(percent) >= 1 or percent == 0 else f"{percent:.2g}"
+    return f"{percent:.1f}" if abs(percent) >= 0.95 or percent == 0 else f"{percent:.2g}"
 
 
 def _ms(value: float, last: float) -> str:
-    return f"{value:.3g} ms" if isfinite(value) else f"more than {last:g} ms"
+    return f"{value:.3g} ms" if isfinite(value) else f"more than {last:.4g} ms"
+
+
+def _range(low: float, high: float, last: float) -> str:
+    if not isfinite(low):
+        return f"surely {_ms(low, last)}"
+    return f"between {_ms(low, last)} and {_ms(high, last)}" if isfinite(high) else f"surely above {_ms(low, last)}"

@@ -260,8 +260,9 @@ def _shares(counted: Histogram) -> tuple[float, ...]:
 def _stages(planned: Sequence[Stage], runs: Runs, requests_per_hour: float, window: float) -> list[StageForecast]:
     found = []
     entered = len(runs.fails)
-    for number, (stage, (seconds, requests)) in enumerate(zip(planned, runs.by_stage, strict=True)):
-        hours = seconds / 3600 - (window if number == len(planned) - 1 else 0)
+    for number, stage in enumerate(planned):
+        hours = runs.stage_seconds[runs.passed(number), number] / 3600
+        hours -= window if number == len(planned) - 1 else 0.0
         passed = len(hours) > 0
         mean_hours = float(hours.mean()) if passed else 0.0
         share = _newcomer_share(stage)
@@ -275,7 +276,7 @@ def _stages(planned: Sequence[Stage], runs: Runs, requests_per_hour: float, wind
                 passes=len(hours) / entered if entered else 0.0,
             )
         )
-        entered = len(requests)
+        entered = len(hours)
     return found
 
 

@@ -5,7 +5,7 @@ rules see counts at every look, as the driver does. All releases go through a st
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 import numpy as np
@@ -142,19 +142,27 @@ class Runs:
     """Shipped; neither is held for a person."""
     stage: Counted
     """In which stage it ended, counted from 0."""
-    seconds: Floats
     canary_requests: Counted
     """Answers of the newcomer, until then."""
     canary_errors: Counted
-    by_stage: list[tuple[Floats, Floats]] = field(default_factory=list)
-    """For each stage the seconds and the newcomer's answers of those that passed it."""
+    stage_seconds: Floats
+    """(n, stages), the rollback window after the last one included."""
 
     @classmethod
-    def begun(cls, releases: int) -> "Runs":
+    def begun(cls, releases: int, stages: int) -> "Runs":
         """Before the first stage."""
         fails, passes = np.zeros(releases, dtype=bool), np.zeros(releases, dtype=bool)
         stage, requests, errors = (np.zeros(releases, dtype=np.int64) for _ in range(3))
-        return cls(fails, passes, stage, np.zeros(releases), requests, errors)
+        return cls(fails, passes, stage, requests, errors, np.zeros((releases, stages)))
+
+    @property
+    def seconds(self) -> Floats:
+        """(n,) from the first stage to the end."""
+        return np.asarray(self.stage_seconds.sum(axis=1))
+
+    def passed(self, stage: int) -> Truths:
+        """(n,) those that passed a stage."""
+        return self.passes | (self.stage > stage)
 
 
 def simulate(
@@ -194,7 +202,7 @@ def simulate(
     """
     rng = np.random.default_rng(seed)
     judged = max(1, sum(stage.judged for stage in stages))
-    runs = Runs.begun(releases)
+    runs = Runs.begun(releases, len(stages))
     alive = np.arange(releases)
     before = Tallies.none(stable, releases)
     for number, stage in enumerate(stages):
@@ -202,12 +210,11 @@ def simulate(
         clock = _Clock(look_seconds, growth, spec, requests_per_second, last=number == len(stages) - 1)
         run = _stage(spec, stage, levels, (stable, canary), before, clock, rng)
         runs.stage[alive] = number
-        runs.seconds[alive] += run.seconds
+        runs.stage_seconds[alive, number] = run.seconds
         runs.canary_requests[alive] += run.canary.answers + run.canary.rejected
         runs.canary_errors[alive] += run.canary.errors
         runs.fails[alive] = run.fails
         passed = run.passes & ~run.fails
-        runs.by_stage.append((run.seconds[passed], (run.canary.answers + run.canary.rejected)[passed].astype(float)))
         alive, before = alive[passed], run.stable.of(passed)
     runs.passes[alive] = True
     return runs

@@ -71,8 +71,12 @@ def variance(sums: Sums) -> float:
 
 
 def information(stable: Sums, canary: Sums) -> float:
-    """One over the variance of the difference of the two means; infinite where the outcomes do not vary."""
-    spread = variance(stable) / stable.n + variance(canary) / canary.n
+    """One over the variance of the difference of the two means; infinite where the outcomes do not vary.
+
+    The larger of the two variances counts for both. Where outcomes are skewed, as losses are, the smaller variant's
+    mean and variance are too low together: with its own variance, a test at 5 % would be wrong in 7 of 100 releases.
+    """
+    spread = max(variance(stable), variance(canary)) * (1 / stable.n + 1 / canary.n)
     return 1 / spread if spread > 0 else inf
 
 

@@ -53,6 +53,8 @@ class Finding(Config):
     """What the difference (latency: the quantile) is held against."""
     n_stable: int = 0
     n_canary: int = 0
+    holds: bool = False
+    """Whether it stops the release for a person: traffic that is not split as asked, a test that stays undecided."""
 
 
 class Verdict(Config):

@@ -31,12 +31,13 @@ def shipped(test, draw_old, draw_new, *, part=1, looks=400, step=40, least=100):
     """
     rng = np.random.default_rng(1)
     totals = np.arange(1, looks + 1) * np.array([[step * part], [step]])
-    means, spreads = [], []
+    means, variances = [], []
     for draw, n in ((draw_old, totals[0]), (draw_new, totals[1])):
         total, squares = (values.cumsum(axis=1) for values in draw(rng, (PATHS, looks), n[0]))
         means.append(total / n)
-        spreads.append((squares - total**2 / n) / np.maximum(n - 1, 1) / n)
-    ratio = test.log_ratio(means[1] - means[0], 1 / np.maximum(spreads[0] + spreads[1], 1e-12))
+        variances.append((squares - total**2 / n) / np.maximum(n - 1, 1))
+    spread = np.maximum(*variances) * (1 / totals[0] + 1 / totals[1])
+    ratio = test.log_ratio(means[1] - means[0], 1 / np.maximum(spread, 1e-12))
     decided = ((ratio >= test.upper) | (ratio <= test.lower)) & (totals.min(axis=0) >= least)
     first = decided.argmax(axis=1)
     last = np.take_along_axis(ratio, first[:, None], axis=1)[:, 0]
@@ -85,12 +86,17 @@ class TestErrorProbabilities:
         assert ships <= 0.05 + SLACK / 2
 
     def test_skewed_outcomes(self, part):
-        test = SequentialTest.of(rule(metric="squared_error", minimum_effect=0.15))
         as_good, worse = minus_squared_errors(1.0), minus_squared_errors(1.15)
-        _, held, _ = shipped(test, as_good, as_good, part=part, looks=120)
-        assert held <= 0.05 + SLACK / 2
-        _, held, _ = shipped(test, as_good, worse, part=part, looks=120)
+        better = SequentialTest.of(rule(metric="squared_error", minimum_effect=0.15, goal="better"))
+        ships, _, _ = shipped(better, worse, as_good, part=part, looks=120)
+        assert ships >= 0.8 - SLACK
+        ships, _, _ = shipped(better, as_good, as_good, part=part, looks=120)
+        assert ships <= 0.05 + SLACK / 2
+        no_worse = SequentialTest.of(rule(metric="squared_error", minimum_effect=0.15))
+        _, held, _ = shipped(no_worse, as_good, worse, part=part, looks=120)
         assert held >= 0.8 - SLACK
+        _, held, _ = shipped(no_worse, as_good, as_good, part=part, looks=120)
+        assert held <= 0.05 + SLACK / 2
 
 
 @pytest.mark.parametrize("difference", [-0.05, -0.025, 0.0])
