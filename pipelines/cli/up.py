@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def up(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]…", help="Registered models; each gets an endpoint with its champion."),
+        typer.Argument(metavar="MODEL", help="Registered models; each gets an endpoint with its champion."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

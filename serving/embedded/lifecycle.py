@@ -125,12 +125,12 @@ def _start_afresh(platform: EmbeddedPlatform, state: State, auth: AuthConfig, te
     if left := orphans(state.id):
         tell(f"ending {len(left)} processes that a crash left")
         end(left)
-    state = _with_free_ports(_without_leftovers(installation.make_sockets(state)))
     ports.require_free(state.gateway_port)
+    state = _with_free_ports(_without_leftovers(installation.make_sockets(state)))
+    installation.store.write(state)  # before anything can fail: `down` removes what is written there
     envoy, supervisor = installation.envoy(state), installation.supervisor(state)
     envoy.write(envoy.wanted(state, auth, installation.key))
     installation.define(state)
-    installation.store.write(state)
     tell("starting supervisor, gateway and servers")
     supervisor.start(installation.environment(state))
     return ["started supervisor, gateway and servers"]

@@ -32,8 +32,8 @@ from headway.serving.platform import (
 READY_SECONDS = 120.0
 """How long a server that replaces another may take to become ready."""
 _POLL_SECONDS = 0.05
-_LOG_LAG = timedelta(seconds=5)
-"""A server writes its rows of the payload log at least this often."""
+_LOG_LAG = timedelta(seconds=10)
+"""A server has written its rows of the payload log by then, also under load."""
 
 
 class EmbeddedPlatform:
