@@ -5,5 +5,6 @@
     onnx-int8       the graph with its wide layers in 8 bits, for as long as the metric loses no more than it may
 
 An int8 layer scales its input by the largest value of a call, so a row's answer depends a little on the rows it is
-asked for with. The files are therefore compared at every batch size that the section names, and the worst counts.
+asked for with. Its input is cut to the range that real rows have there, so that no outlier takes the digits of the rows
+beside it; the files are compared at every batch size that the section names, and the worst answer counts.
 """

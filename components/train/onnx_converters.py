@@ -112,9 +112,7 @@ def _neighbours(scope: Any, operator: Any, container: Any) -> None:
     """
     model = operator.raw_operator
     if model.effective_metric_ != "euclidean" or callable(model.weights):
-        raise NotImplementedError(
-            "only the Euclidean distance, weighted or not, is as fast as scikit-learn's own trees"
-        )
+        raise TrainingError("only the Euclidean distance, weighted or not, makes a graph as fast as scikit-learn")
     nodes, dtype = _Nodes(scope, container), _number_type(operator)
     source = _source(nodes, operator)
     rows = np.asarray(model._fit_X, dtype=dtype)  # what the fit has learnt is private in scikit-learn
