@@ -13,7 +13,7 @@ changed runtime must not change what a release has judged.
 
 import json
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from headway.components.config import dump_yaml
 from headway.components.errors import ReleaseError
@@ -127,13 +127,13 @@ def predictor(endpoint: str, variant: Variant, settings: Settings, *, standard: 
         standard: Whether KServe runs it as a Deployment; Knative allows less in a pod.
     """
     facts = {"model": variant.model, "version": str(variant.version), "digest": variant.digest}
-    arguments = [f"--name={variant.model}", f"--variant={variant.name}", f"--version={variant.version}"]
+    arguments = [f"--name={endpoint}", f"--variant={variant.name}", f"--version={variant.version}"]
     arguments += [f"--digest={variant.digest}"]
     if variant.score_edges:
         facts["score-edges"] = json.dumps(variant.score_edges)
         arguments += [f"--score-edges={json.dumps(variant.score_edges)}"]
     # The model's readiness, not the server's: a server answers before it can predict.
-    ready = {"httpGet": {"path": f"/v2/models/{quote(variant.model, safe='')}/ready", "port": PORT}, "periodSeconds": 5}
+    ready = {"httpGet": {"path": f"/v2/models/{endpoint}/ready", "port": PORT}, "periodSeconds": 5}
     alive = {"httpGet": {"path": "/v2/health/live", "port": PORT}, "periodSeconds": 10, "failureThreshold": 6}
     model: Document = {
         # KServe's schema asks for the name in `spec.canary` only, but means this one everywhere.

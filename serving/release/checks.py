@@ -47,7 +47,7 @@ def run_checks(platform: Platform, registry: "Registry", release: Release) -> li
         All checks, those that failed with the reason.
     """
     variant = release.newcomer
-    with _Client(platform.address(release.endpoint, variant.name), variant.model) as client:
+    with _Client(platform.address(release.endpoint, variant.name), release.endpoint) as client:
         version = registry.version(variant.model, variant.version)
         with registry.check(version) as checked:
             rows: Rows = json.loads((checked.folder / INPUT_EXAMPLE).read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ class _FailedError(Exception):
 class _Client:
     """The newcomer's own address."""
 
-    def __init__(self, address: Address, model: str) -> None:
+    def __init__(self, address: Address, endpoint: str) -> None:
         import requests
 
         self._session = requests.Session()
@@ -77,7 +77,7 @@ class _Client:
         self._session.trust_env = False
         self._session.headers.update(address.headers)
         self._url = address.url
-        self._model = model
+        self._endpoint = endpoint
 
     def __enter__(self) -> "_Client":
         return self
@@ -87,13 +87,13 @@ class _Client:
 
     def metadata(self) -> dict[str, Any]:
         """What it says it is."""
-        path = f"/v2/models/{self._model}"
+        path = f"/v2/models/{self._endpoint}"
         return dict(_ok(self._session.get(self._url + path, timeout=_TIMEOUT_SECONDS)))
 
     def predict(self, rows: Rows) -> "requests.Response":
         """Its answer to rows."""
         document = {"instances": rows, "id": f"check-{time.time_ns()}"}
-        path = f"/v1/models/{self._model}:predict"
+        path = f"/v1/models/{self._endpoint}:predict"
         return self._session.post(self._url + path, json=document, timeout=_TIMEOUT_SECONDS)
 
 

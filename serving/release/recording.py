@@ -75,7 +75,7 @@ def record(settings: Settings, endpoint: str, *, hours: float, metric: str | Non
     sql = _ROWS.format(value=value if metric else "NULL")
 
     def read(connection: Any, log: str) -> pa.Table:
-        return connection.execute(sql).to_arrow_table()
+        return connection.sql(sql).to_arrow_table()
 
     return _recording(payloads.query(settings, endpoint, read, since=since, tables={"outcomes": outcomes}))
 

