@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from headway.serving.server.exchange import MAX_ID
-from headway.serving.server.payload_log import Entry
 from headway.serving.server.refusal import ContractRefusal, Refusal
 from headway.serving.server.rows import Rows
 from headway.serving.server.scoring import Scored
@@ -77,16 +76,17 @@ class Answering:
             metrics.scores.add_all(scored.score)
         if isinstance(self.refusal, ContractRefusal):
             metrics.refused(self.refusal.fields)
-        if model.payloads is None:
+        log = model.payloads
+        if log is None:
             return
-        model.payloads.put(
-            Entry(
+        log.put(
+            log.table.entry(
                 id=self.id,
                 user=self.user,
                 mirrored=is_mirrored(self.host),
                 code=self.code,
                 seconds=seconds,
-                kept=None if scored is None or self.rows is None else self.rows.kept,
                 scored=scored,
+                kept=None if self.rows is None else self.rows.kept,
             )
         )

@@ -29,6 +29,8 @@ _WEIGHT = 0.2
 """What the newest measurement counts for."""
 _SURPRISE = 4
 """How many times the expected seconds one measurement may count as at most."""
+_WARM_CALLS, _LEAST_CALLS, _WARM_SECONDS = 30, 5, 0.05
+"""How often warm-up calls the model with each number of rows: so many times, or fewer when that takes long."""
 _MAX_BUCKETS = 40
 
 Observer = Callable[[int], None]
@@ -79,9 +81,12 @@ class Calls:
         except TimeoutError:
             raise Refusal(504, f"No prediction within {self._timeout:g} s") from None
 
-    def warm(self, rows: Rows, times: int) -> None:
-        """Call the model so many times, so that the first request finds everything in place and measured."""
-        for _ in range(times):
+    def warm(self, rows: Rows) -> None:
+        """Call the model some times, so that the first request finds everything in place and measured."""
+        ending = time.perf_counter() + _WARM_SECONDS
+        for number in range(_WARM_CALLS):
+            if number >= _LEAST_CALLS and time.perf_counter() > ending:
+                break
             self._timed(rows, rows.count.bit_length())
 
     def close(self) -> None:

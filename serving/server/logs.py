@@ -43,7 +43,8 @@ def configure() -> None:
         logger = logging.getLogger(name)
         # kserve configures its logger unless it has a handler already.
         logger.handlers = [logging.NullHandler()]
-        logger.setLevel(logging.WARNING)
+        # uvicorn warns of every request that is no HTTP, as often as somebody sends one.
+        logger.setLevel(logging.ERROR if name.startswith("uvicorn") else logging.WARNING)
         logger.propagate = True
     # FastAPI warns of kserve's ORJSONResponse at each answer.
     warnings.filterwarnings("ignore", message=".*ORJSONResponse.*")

@@ -18,7 +18,8 @@ from headway.serving.server.exchange import Card, tensor_rows
 from headway.serving.server.imports import hidden, kserve_imports
 from headway.serving.server.logs import LOGGER, tell, tell_error
 from headway.serving.server.metrics import Metrics
-from headway.serving.server.payload_log import PayloadLog, Source
+from headway.serving.server.payload_log import PayloadLog
+from headway.serving.server.payload_table import PayloadTable, Source
 from headway.serving.server.refusal import Refusal, busy
 from headway.serving.server.rows import Checker, Rows, checked
 from headway.serving.server.scoring import Scored, Scorer, default_edges, joined
@@ -29,7 +30,9 @@ with kserve_imports():
     from kserve import InferOutput, InferRequest, InferResponse, Model
     from kserve.errors import InvalidInput
 
-_WARM_CALLS = 20
+
+_GARBAGE = 50_000
+"""New objects between two collections of garbage."""
 
 
 class State(StrEnum):
@@ -78,7 +81,9 @@ class HeadwayModel(Model):  # type: ignore[misc]
             self._open()
             self._warm_up()
             gc.collect()
-            gc.freeze()  # what is here now stays: collections during requests need not look at it
+            # What is here now stays, and requests leave no cycles behind: collections need not look for them so often.
+            gc.freeze()
+            gc.set_threshold(_GARBAGE)
         except HeadwayError as error:
             self._fail(error)
         except Exception:
@@ -152,10 +157,8 @@ class HeadwayModel(Model):  # type: ignore[misc]
         )
         try:
             self.payloads = PayloadLog(
-                settings.payload_log,
-                source,
-                checker.names,
-                mask=settings.mask,
+                settings.payload_log / source.endpoint / source.variant,
+                PayloadTable(source, checker.names, settings.mask),
                 most=settings.payload_queue,
                 share=settings.payload_share,
             )
@@ -174,7 +177,7 @@ class HeadwayModel(Model):  # type: ignore[misc]
         size = 1
         while rows and size <= self.settings.max_batch:
             numbers, texts = joined(rows[place % len(rows)] for place in range(size))
-            self.calls.warm(Rows(size, numbers, texts, []), _WARM_CALLS)
+            self.calls.warm(Rows(size, numbers, texts, []))
             size *= 2
 
     def _fail(self, error: HeadwayError) -> None:

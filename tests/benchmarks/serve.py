@@ -2,10 +2,10 @@
 
     python tests/benchmarks/serve.py [--quick] [--seconds 4] [--rounds 3] [--servers headway,kserve] [--json]
 
-Two models with 20 features, a logistic regression and a gradient boosting of 200 trees; requests of 1 row and of 64 rows
-in V2 JSON (MLflow takes only its own form). Every server is one process on this machine with one thread for the model,
-started once and warm; all are measured in turn, `--rounds` times, with one client: requests a second with 16
-connections, then p50 and p99 with one. A figure is the median round's. CPU is the server's, children included, a
+Two models with 20 features, a logistic regression and a gradient boosting of 200 trees; requests of 1 row and of 64
+rows in V2 JSON (MLflow takes only its own form). Every server is one process on this machine with one thread for the
+model, started once and warm; all are measured in turn, `--rounds` times, with one client: requests a second with 16
+connections, then p50 and p99 with one. A figure is the median round's. CPU is the server's, children included, for a
 request, which other work on the machine disturbs least; the client's share of one core shows that it was not the limit.
 FastAPI checks nothing and predicts with scikit-learn, or (`fastapi_onnx`) with the graph that Headway uses.
 
@@ -75,8 +75,9 @@ class Served:
         values = np.random.default_rng(rows).normal(size=(rows, FEATURES)).round(6)
         tensor = {"name": "input-0", "datatype": "FP64", "shape": [rows, FEATURES], "data": values.ravel().tolist()}
         body = json.dumps({"inputs": values.tolist() if self.name == "mlflow" else [tensor]}).encode()
-        head = f"POST {self.path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        return head.encode() + body
+        head = [f"POST {self.path} HTTP/1.1", "Host: a", "Content-Type: application/json"]
+        head.append(f"Content-Length: {len(body)}")
+        return "\r\n".join([*head, "", ""]).encode() + body
 
     def cpu(self) -> float:
         """CPU seconds of the process and its children so far."""
@@ -508,10 +509,10 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     for result in results:
         ours = of(results, "headway", result["rows"])
         ratio = "" if result is ours or not ours else f"{times(ours, result):>8.1f} x"
+        name = f"{result['server']} {result['version']}"
         lines.append(
-            f"{result['server'] + ' ' + result['version']:<24}{result['rows']:>5}{result['requests_per_second']:>12,.0f}"
-            f"{result['p50_ms']:>9.2f}{result['p99_ms']:>9.2f}{result['server_cpu_ms']:>9.3f}"
-            f"{result['client_cpu']:>7.0%} {ratio:>9}"
+            f"{name:<24}{result['rows']:>5}{result['requests_per_second']:>12,.0f}{result['p50_ms']:>9.2f}"
+            f"{result['p99_ms']:>9.2f}{result['server_cpu_ms']:>9.3f}{result['client_cpu']:>7.0%} {ratio:>9}"
         )
     return lines
 

@@ -135,7 +135,9 @@ def serve_mlflow(model: str, port: int, folder: Path) -> None:
 
     place = folder / f"mlflow-{model}"
     if not place.exists():
-        mlflow.sklearn.save_model(fitted(model, folder), str(place), pip_requirements=[])
+        mlflow.sklearn.save_model(
+            fitted(model, folder), str(place), pip_requirements=[], serialization_format="cloudpickle"
+        )
     flags = ["--env-manager", "local", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     _become("mlflow", "models", "serve", "--model-uri", str(place), *flags)
 

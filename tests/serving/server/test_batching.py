@@ -139,7 +139,7 @@ class TestQuickCalls:
     def test_a_quick_model_is_called_where_it_is_asked(self) -> None:
         model = Model()
         runner = calls(model)
-        runner.warm(rows(1), 20)
+        runner.warm(rows(1))
         answer = runner.quick(rows(5))
         assert answer is not None
         assert answer.labels.tolist() == [5]
@@ -148,13 +148,13 @@ class TestQuickCalls:
     def test_a_model_that_grows_slow_leaves_the_loop(self) -> None:
         model = Model()
         runner = calls(model)
-        runner.warm(rows(1), 20)
+        runner.warm(rows(1))
         model.seconds = 0.005
         assert runner.quick(rows(1)) is not None  # once is the machine's fault
         assert any(runner.quick(rows(1)) is None for _ in range(30))
 
     def test_sizes_are_measured_apart(self) -> None:
         runner = calls(Model())
-        runner.warm(rows(1), 20)
+        runner.warm(rows(1))
         assert runner.quick(rows(1)) is not None
         assert runner.quick(rows(*range(64))) is None

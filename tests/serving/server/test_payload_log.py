@@ -16,8 +16,8 @@ import pytest
 
 from headway.components.settings import Settings
 from headway.serving import payloads
-from headway.serving.server import payload_log
-from headway.serving.server.payload_log import Entry, FeatureTexts, PayloadLog, Source, to_table
+from headway.serving.server.payload_log import PayloadLog
+from headway.serving.server.payload_table import Batch, PayloadTable, Row, Source
 from headway.serving.server.scoring import Scored
 
 SOURCE = Source(endpoint="flights", namespace="prod", variant="v3", version=3, digest="d" * 64)
@@ -29,18 +29,27 @@ def scored(*values: float) -> Scored:
     return Scored(scores > 0.5, scores, scores)
 
 
-def entry(id: str = "a", **more: Any) -> Entry:
-    given: dict[str, Any] = {"user": None, "mirrored": False, "code": 200, "seconds": 0.001}
-    return Entry(id=id, **(given | more))
+def entry(id: str = "a", **more: Any) -> Row | Batch:
+    given: dict[str, Any] = {
+        "user": None,
+        "mirrored": False,
+        "code": 200,
+        "seconds": 0.001,
+        "scored": None,
+        "kept": None,
+    }
+    mask = more.pop("mask", ())
+    return PayloadTable(SOURCE, NAMES, mask).entry(id=id, **(given | more))
 
 
-def answered(id: str = "a", **more: Any) -> Entry:
+def answered(id: str = "a", **more: Any) -> Row | Batch:
     return entry(id, kept={"distance": 1.0, "carrier": "AA"}, scored=scored(0.7), **more)
 
 
 @contextmanager
 def opened(folder: Path, **options: Any) -> Iterator[PayloadLog]:
-    log = PayloadLog(folder, SOURCE, NAMES, **({"most": 100, "flush_seconds": 0.05} | options))
+    table = PayloadTable(SOURCE, NAMES)
+    log = PayloadLog(folder / "flights" / "v3", table, **({"most": 100, "flush_seconds": 0.05} | options))
     try:
         yield log
     finally:
@@ -53,9 +62,7 @@ def read(folder: Path) -> pa.Table:
 
 class TestTable:
     def test_a_row_has_all_that_readers_want(self) -> None:
-        table = to_table(
-            [answered("x", user="ann", mirrored=True, seconds=0.0125)], SOURCE, FeatureTexts(NAMES, frozenset())
-        )
+        table = PayloadTable(SOURCE, NAMES).table([answered("x", user="ann", mirrored=True, seconds=0.0125)])
         assert table.schema == payloads.SCHEMA
         row = table.to_pylist()[0]
         moment = row.pop("time")
@@ -87,49 +94,58 @@ class TestTable:
             entry("m", kept=matrix, scored=scored(0.1, 0.9)),
             entry("no", code=400),
             entry("c", kept={"distance": [5.0, 6.0], "carrier": ["AA", 'é"\n']}, scored=scored(0.2, 0.3)),
-            entry("n", kept=matrix[:1] * 10, scored=scored(0.4)),
+            entry("n", kept=matrix * 10, scored=scored(0.4, 0.5)),
             entry("l", kept=[{"distance": 7.0, "carrier": None}] * 2, scored=scored(0.6, 0.6)),
         ]
-        rows = to_table(entries, SOURCE, FeatureTexts(NAMES, frozenset())).to_pylist()
-        assert [row["id"] for row in rows] == ["one", "m-0", "m-1", "no", "c-0", "c-1", "n", "l-0", "l-1"]
+        table = PayloadTable(SOURCE, NAMES).table(entries)
+        assert table.schema == payloads.SCHEMA
+        rows = table.to_pylist()
+        assert [row["id"] for row in rows] == ["one", "no", "m-0", "m-1", "c-0", "c-1", "n-0", "n-1", "l-0", "l-1"]
         assert [row["features"] and json.loads(row["features"]) for row in rows] == [
             {"distance": 1.0, "carrier": "AA"},
+            None,
             {"distance": 1, "carrier": 2.5},
             {"distance": 3, "carrier": 4},
-            None,
             {"distance": 5.0, "carrier": "AA"},
             {"distance": 6.0, "carrier": 'é"\n'},
             {"distance": 10, "carrier": 25},
+            {"distance": 30, "carrier": 40},
             *[{"distance": 7.0, "carrier": None}] * 2,
         ]
-        assert [row["prediction"] for row in rows[:4]] == ["true", "false", "true", None]
-        assert [row["score"] for row in rows[:4]] == [0.7, 0.1, 0.9, None]
-        assert [row["code"] for row in rows[:4]] == [200, 200, 200, 400]
+        assert [row["prediction"] for row in rows[:4]] == ["true", None, "false", "true"]
+        assert [row["score"] for row in rows[:4]] == [0.7, None, 0.1, 0.9]
+        assert [row["code"] for row in rows[:4]] == [200, 400, 200, 200]
+        assert all(row["digest"] == "d" * 64 and row["endpoint"] == "v3" for row in rows)
 
     @pytest.mark.parametrize("value", [0.1, -0.0, 5e-324, 1.7976931348623157e308, 2.0**60, 123456.789, 1e-7, 1e22])
     def test_numbers_of_a_matrix_survive(self, value: float) -> None:
-        text = FeatureTexts(["x"], frozenset()).of([entry(kept=np.array([[value]]), scored=scored(0.1))])[0].as_py()
-        assert json.loads(text) == {"x": value}
+        given = entry(kept=np.array([[value, 1.0]] * 2), scored=scored(0.1, 0.2))
+        for text in PayloadTable(SOURCE, NAMES).table([given])["features"].to_pylist():
+            assert json.loads(text) == {"distance": value, "carrier": 1}
 
     def test_masked_fields_are_null_in_every_form(self) -> None:
-        texts = FeatureTexts(NAMES, frozenset({"carrier"}))
+        table = PayloadTable(SOURCE, NAMES, ["carrier"])
         entries = [
-            answered(),
-            entry(kept=np.array([[1.0, 2.0]]), scored=scored(0.1)),
+            answered(mask=["carrier"]),
+            entry(kept=np.array([[1.0, 2.0]] * 2), scored=scored(0.1, 0.2)),
             entry(kept={"distance": [1.0, 1.0], "carrier": ["AA", "UA"]}, scored=scored(0.1, 0.2)),
         ]
-        assert [json.loads(text) for text in texts.of(entries).to_pylist()] == [{"distance": 1.0, "carrier": None}] * 4
+        texts = table.table(entries)["features"].to_pylist()
+        assert [json.loads(text) for text in texts] == [{"distance": 1.0, "carrier": None}] * 5
 
     def test_labels_of_every_kind_are_json(self) -> None:
         for labels, texts in (
-            (np.array([1.5]), ["1.5"]),
-            (np.array([3]), ["3"]),
-            (np.array(['a "b"'], dtype=object), ['"a \\"b\\""']),
+            (np.array([1.5, 2.0]), ["1.5", "2.0"]),
+            (np.array([3, 4]), ["3", "4"]),
+            (np.array([True, False]), ["true", "false"]),
+            (np.array(['a "b"', "c, d"], dtype=object), ['"a \\"b\\""', '"c, d"']),
         ):
-            given = entry(kept={"distance": 1.0}, scored=Scored(labels, None, None))
-            row = to_table([given], SOURCE, FeatureTexts(NAMES, frozenset())).to_pylist()[0]
-            assert [row["prediction"]] == texts
-            assert (row["score"], row["probability"]) == (None, None)
+            for rows in (1, 2):
+                kept = {"distance": [1.0] * rows} if rows > 1 else {"distance": 1.0}
+                given = entry(kept=kept, scored=Scored(labels[:rows], None, None))
+                found = PayloadTable(SOURCE, NAMES).table([given]).to_pylist()
+                assert [row["prediction"] for row in found] == texts[:rows]
+                assert {(row["score"], row["probability"]) for row in found} == {(None, None)}
 
 
 class TestWriting:
@@ -160,12 +176,14 @@ class TestWriting:
         blocked = threading.Event()
         writing = threading.Event()
 
+        table = PayloadTable.table
+
         def stuck(*arguments: Any) -> pa.Table:
             writing.set()
             blocked.wait(30)
-            return to_table(*arguments)
+            return table(*arguments)
 
-        monkeypatch.setattr(payload_log, "to_table", stuck)
+        monkeypatch.setattr(PayloadTable, "table", stuck)
         with opened(tmp_path, most=10) as log:
             log.put(answered("first"))
             assert writing.wait(30)
@@ -181,12 +199,14 @@ class TestWriting:
     def test_after_a_file_it_rests(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         busy = [0.0]
 
+        table = PayloadTable.table
+
         def slowly(*arguments: Any) -> pa.Table:
             time.sleep(0.05)
             busy[0] += 0.05
-            return to_table(*arguments)
+            return table(*arguments)
 
-        monkeypatch.setattr(payload_log, "to_table", slowly)
+        monkeypatch.setattr(PayloadTable, "table", slowly)
         started = time.perf_counter()
         with opened(tmp_path, most=5, flush_rows=1, share=0.2) as log:
             while time.perf_counter() - started < 2:
