@@ -9,7 +9,12 @@ from typing import Any
 CATALOGUE = {
     "ingest": "headway.components.ingest.component",
     "data_validate": "headway.components.data_validate.component",
+    "tune": "headway.components.tune.component",
+    "tune_start": "headway.components.tune.component",
+    "tune_worker": "headway.components.tune.component",
+    "tune_best": "headway.components.tune.component",
     "train": "headway.components.train.component",
+    "train_distributed": "headway.components.train_distributed.component",
     "optimise": "headway.components.optimise.component",
     "evaluate": "headway.components.evaluate.component",
     "register": "headway.components.register.component",

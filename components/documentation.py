@@ -19,7 +19,19 @@ _ROOT = Path(__file__).parent
 _SECTIONS = {
     "ingest": ("ingest.sources.Source", "ingest.split.Split", "ingest.leakage.LeakageSettings"),
     "data_validate": ("data_validate.contract.Contract", "data_validate.contract.Column"),
+    "tune": (
+        "tune.spec.TuningSpec",
+        "tune.space.Float",
+        "tune.space.Int",
+        "tune.space.Categorical",
+        "tune.spec.Folds",
+    ),
     "train": ("train.estimators.TrainSpec",),
+    "train_distributed": (
+        "train_distributed.spec.DistributedSpec",
+        "train_distributed.spec.Placement",
+        "train_distributed.spec.CheckpointSpec",
+    ),
     "optimise": ("optimise.spec.OptimiseSpec",),
     "evaluate": (
         "evaluate.gate.EvaluationSpec",
