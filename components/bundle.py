@@ -2,6 +2,8 @@
 
     bundle.json         what it is: name, task, target, classes, estimator, lineage (`BundleInfo`)
     model.skops         the fitted scikit-learn pipeline, preprocessing included; never a pickle
+    model.npz           a network's weights as plain arrays, in the place of model.skops
+    network.json        the network's architecture and preprocessing, beside model.npz
     model.onnx          the same as an ONNX graph, where it converts and agrees on real rows
     contract.yaml       what a request must be
     profile.json        what the training data looked like
@@ -30,6 +32,8 @@ from headway.components.errors import TrustError
 INFO = "bundle.json"
 SKOPS_MODEL = "model.skops"
 ONNX_MODEL = "model.onnx"
+TORCH_MODEL = "model.npz"
+NETWORK = "network.json"
 CONTRACT = "contract.yaml"
 PROFILE = "profile.json"
 SIGNATURE = "signature.json"

@@ -74,7 +74,7 @@ class SkopsPredictor:
         self.info = info
         self.features = features
         self.pipeline = pipeline
-        self._labels = _labels(info)
+        self._labels = class_labels(info)
 
     def predict(self, data: Data) -> Prediction:
         """Predict for rows given as raw columns."""
@@ -83,13 +83,13 @@ class SkopsPredictor:
     def predict_arrays(self, numbers: NDArray[np.float32], texts: NDArray[np.object_]) -> Prediction:
         """Predict for rows that `Features.arrays` has made."""
         if not len(numbers):
-            return _nothing(self.info)
+            return nothing(self.info)
         frame = self.features.join(numbers, texts)
         if self.info.task == "regression":
             return Prediction(np.asarray(self.pipeline.predict(frame), dtype=np.float64).reshape(-1), None)
         if not hasattr(self.pipeline, "predict_proba"):
             return Prediction(self._labels[np.asarray(self.pipeline.predict(frame), dtype=np.int64)], None)
-        return _classified(self._labels, self.pipeline.predict_proba(frame))
+        return classified(self._labels, self.pipeline.predict_proba(frame))
 
 
 class OnnxPredictor:
@@ -99,7 +99,7 @@ class OnnxPredictor:
         self.info = info
         self.features = features
         self._session = session
-        self._labels = _labels(info)
+        self._labels = class_labels(info)
         self._inputs = {node.name for node in session.get_inputs()}
         # A classifier's graph gives labels, then probabilities.
         self._output = session.get_outputs()[-1].name
@@ -111,12 +111,12 @@ class OnnxPredictor:
     def predict_arrays(self, numbers: NDArray[np.float32], texts: NDArray[np.object_]) -> Prediction:
         """Predict for rows that `Features.arrays` has made."""
         if not len(numbers):
-            return _nothing(self.info)
+            return nothing(self.info)
         given = {"numbers": numbers, "texts": texts}
         (output,) = self._session.run([self._output], {name: given[name] for name in self._inputs})
         if self.info.task == "regression":
             return Prediction(output.astype(np.float64).reshape(-1), None)
-        return _classified(self._labels, output)
+        return classified(self._labels, output)
 
 
 def open_skops(path: Path, trusted_types: Iterable[str] = KNOWN_TYPES) -> SkopsPredictor:
@@ -161,6 +161,22 @@ def open_onnx(path: Path, threads: int = 1) -> OnnxPredictor:
     _check_present(path)
     session = onnx_session(path.read_bytes(), threads=threads)
     return OnnxPredictor(session, layout.read_info(path.parent), Features.of(layout.read_contract(path.parent)))
+
+
+def open_torch(path: Path, trusted_types: Iterable[str] = ()) -> Predictor:
+    """Open the network of a bundle; needs torch.
+
+    Args:
+        path: The weights' file, beside the bundle's other documents.
+        trusted_types: Dotted paths of network classes that may be imported besides our own.
+
+    Raises:
+        TrustError: torch is missing, the network's class is not trusted, or the files do not belong together.
+    """
+    from headway.components.train_distributed.network_file import open_network
+
+    _check_present(path)
+    return open_network(path.parent, list(trusted_types))
 
 
 def onnx_session(graph: bytes, *, threads: int = 1) -> Any:
@@ -238,17 +254,24 @@ def _check_present(path: Path) -> None:
         raise TrustError(f"{path.parent}: no {path.name}", expected="a bundle folder that `train` wrote")
 
 
-def _classified(labels: NDArray[Any], probabilities: NDArray[Any]) -> Prediction:
+def classified(labels: NDArray[Any], probabilities: NDArray[Any]) -> Prediction:
+    """The prediction that probabilities make.
+
+    Args:
+        labels: Class labels, shape (k,).
+        probabilities: Shape (n, k).
+    """
     wide = np.asarray(probabilities, dtype=np.float64)
     return Prediction(labels[wide.argmax(axis=1)], wide)
 
 
-def _labels(info: BundleInfo) -> NDArray[Any]:
+def class_labels(info: BundleInfo) -> NDArray[Any]:
     """The class labels, shape (k,); none for regression."""
     return np.array(info.classes, dtype=object if info.classes and isinstance(info.classes[0], str) else None)
 
 
-def _nothing(info: BundleInfo) -> Prediction:
+def nothing(info: BundleInfo) -> Prediction:
+    """The prediction for no rows."""
     if info.task == "regression":
         return Prediction(np.empty(0), None)
-    return Prediction(_labels(info)[:0], np.empty((0, len(info.classes))))
+    return Prediction(class_labels(info)[:0], np.empty((0, len(info.classes))))

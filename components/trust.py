@@ -6,7 +6,8 @@ A bundle is opened only after, in this order:
     manifest    exactly the files of the manifest, with their digests
     signature   made by a signer that the policy names
     format      a format that the policy allows; no file that some other loader would unpickle
-    structure   ONNX: known operator domains, no file outside; skops: a sane archive, only types that the policy trusts
+    structure   ONNX: known operator domains, no file outside; skops: a sane archive, only types that the policy trusts;
+                torch: an archive of plain arrays, and a network of ours or one that the policy trusts
 
 Denied by default: what the policy does not allow is refused with `TrustError`, before anything of the model has run.
 The list of trusted types comes from Headway and the policy, never from the artifact (MLflow took it from there,
@@ -38,6 +39,7 @@ from headway.components.bundle import (
     PROFILE,
     SIGNATURE,
     SKOPS_MODEL,
+    TORCH_MODEL,
     BundleInfo,
     Signature,
     verify_manifest,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
 Format = Literal["skops", "onnx", "torch"]
 
-MODEL_FILES: dict[str, str] = {"skops": SKOPS_MODEL, "onnx": ONNX_MODEL}
+MODEL_FILES: dict[str, str] = {"skops": SKOPS_MODEL, "onnx": ONNX_MODEL, "torch": TORCH_MODEL}
 """The file of each format that the gate opens."""
 ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 """Operator domains of the ONNX standard; any other needs a library of its own."""
@@ -82,7 +84,8 @@ class Policy(Config):
     formats: list[Format] = Field(default=["onnx", "skops"])
     """Model formats that may be opened."""
     types: list[str] = Field(default=[])
-    """Types that a skops file may hold besides those Headway knows: full dotted names, no wildcards."""
+    """Types that a skops file may hold, and classes of networks, besides those Headway knows: full dotted names, no
+    wildcards."""
     signers: list[Signer] = Field(default=[])
     """Whose signatures are accepted."""
     require_signature: bool = True
@@ -283,6 +286,9 @@ def _check_structure(folder: Path, info: BundleInfo, policy: Policy) -> list[str
     _check_mlmodel(folder / MLMODEL)
     if "onnx" in info.formats and "onnx" in policy.formats:
         _check_onnx(folder / ONNX_MODEL)
+    if "torch" in info.formats and "torch" in policy.formats:
+        _check_arrays(folder / TORCH_MODEL, policy)
+        return list(policy.types)
     if "skops" in info.formats and "skops" in policy.formats:
         return _check_skops(folder / SKOPS_MODEL, policy)
     return []
@@ -322,11 +328,21 @@ def _check_skops(path: Path, policy: Policy) -> list[str]:
     return types
 
 
-def _check_archive(path: Path, policy: Policy) -> None:
+def _check_arrays(path: Path, policy: Policy) -> None:
+    """Weights are plain arrays: an archive of .npy files, whose reader makes no objects."""
+    names = _check_archive(path, policy, schema=False)
+    foreign = [name for name in names if not name.endswith(".npy")]
+    if foreign:
+        raise TrustError(f"{path}: holds {foreign[0]!r}", expected="arrays only")
+
+
+def _check_archive(path: Path, policy: Policy, *, schema: bool = True) -> list[str]:
+    """Check an archive before anything of it is read; returns its entries' names."""
     import zipfile
 
     if not zipfile.is_zipfile(path):
-        raise TrustError(f"{path}: not a skops file", expected="a ZIP archive; a pickle is never opened")
+        kind = "a skops file" if schema else "an archive of arrays"
+        raise TrustError(f"{path}: not {kind}", expected="a ZIP archive; a pickle is never opened")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -334,19 +350,20 @@ def _check_archive(path: Path, policy: Policy) -> None:
         raise TrustError(f"{path}: a broken archive: {error}") from None
     names = [entry.filename for entry in entries]
     unpacked = sum(entry.file_size for entry in entries)
-    schema = next((entry for entry in entries if entry.filename == "schema.json"), None)
+    described = next((entry for entry in entries if entry.filename == "schema.json"), None)
     problems = {
-        "no schema.json in it": schema is None,
+        "no schema.json in it": schema and described is None,
         f"more than {_MAX_ENTRIES:,} entries": len(entries) > _MAX_ENTRIES,
         "an entry stands twice": len(set(names)) != len(names),
         "an encrypted entry": any(entry.flag_bits & 1 for entry in entries),
         "an entry outside the archive": any(name.startswith("/") or ".." in name.split("/") for name in names),
         f"unpacks to {unpacked:,} bytes": unpacked > policy.max_bytes
         or unpacked > max(64 * _MEBIBYTE, _MAX_EXPANSION * path.stat().st_size),
-        "schema.json is too large": schema is not None and schema.file_size > _MAX_SCHEMA_BYTES,
+        "schema.json is too large": described is not None and described.file_size > _MAX_SCHEMA_BYTES,
     }
     if found := [problem for problem, holds in problems.items() if holds]:
-        raise TrustError(f"{path}: {'; '.join(found)}", expected="an archive as skops writes it")
+        raise TrustError(f"{path}: {'; '.join(found)}", expected="an archive as Headway writes it")
+    return names
 
 
 def _check_onnx(path: Path) -> None:
@@ -401,11 +418,13 @@ def _check_tensor(path: Path, tensor: Any) -> None:
 
 
 def _open(checked: CheckedBundle, threads: int) -> "Predictor":
-    from headway.components.model import open_onnx, open_skops
+    from headway.components.model import open_onnx, open_skops, open_torch
 
     try:
         if checked.format == "onnx":
             return open_onnx(checked.folder / ONNX_MODEL, threads)
+        if checked.format == "torch":
+            return open_torch(checked.folder / TORCH_MODEL, checked.types)
         return open_skops(checked.folder / SKOPS_MODEL, checked.types)
     except TrustError:
         raise

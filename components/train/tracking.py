@@ -7,7 +7,7 @@ tracking server can be reached is known within seconds, before the fit begins, a
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ _MAX_PARAM = 6_000
 """MLflow's own limit of a parameter's length, in characters."""
 _BATCH = 100
 """Parameters or tags that MLflow takes in one request."""
+_POINTS = 1_000
+"""Metric values that MLflow takes in one request."""
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
@@ -78,6 +80,23 @@ class Run:
                 piece = slice(start, start + _BATCH)
                 self.client.log_batch(self.run_id, metrics=numbers[piece], params=rows[piece], tags=notes[piece])
 
+    def log_points(self, points: Sequence[tuple[str, float, int]]) -> None:
+        """Log curves.
+
+        Args:
+            points: Name, finite value and step of each point.
+
+        Raises:
+            PlatformError: MLflow did not take them.
+        """
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        rows = [Metric(name, float(value), now, step) for name, value, step in points]
+        with _explained(self.uri):
+            for start in range(0, len(rows), _POINTS):
+                self.client.log_batch(self.run_id, metrics=rows[start : start + _POINTS])
+
     def log_bundle(self, bundle: Path) -> None:
         """Log a bundle's folder.
 
@@ -109,6 +128,19 @@ def tracked_run(name: str, settings: Settings) -> Iterator[Run]:
     if ours:
         with _explained(run.uri):
             run.client.set_terminated(run.run_id, "FINISHED")
+
+
+def existing_run(run_id: str, settings: Settings) -> Run:
+    """A run that another process has made and will end.
+
+    Raises:
+        PlatformError: MLflow cannot be reached, or has no such run.
+    """
+    uri = settings.resolved_tracking_uri
+    shown = without_credentials(uri)
+    with _explained(shown), _impatient():
+        client = open_client(uri)
+        return Run(client=client, run_id=run_id, experiment_id=client.get_run(run_id).info.experiment_id, uri=shown)
 
 
 def code_revision(folder: Path | None = None) -> str:
