@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test check format docs compile bench bench-validate bench-request bench-pipeline lock clean
+.PHONY: help install install-dev install-torch run test check format docs compile lock clean \
+	bench bench-validate bench-request bench-pipeline bench-serve bench-release bench-train bench-tune bench-model-files
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -14,10 +15,13 @@ help:  ## list the targets
 install: $(VENV)/installed  ## install what `make run` needs, at the locked versions
 install-dev: $(VENV)/installed-dev  ## install what tests, checks and notebooks need too
 
-run: install  ## the worked example on real data: train, judge, register, and a report to look at
-	$(BIN)/headway run flights
+install-torch: $(VENV)/installed-torch  ## install torch: the CPU build where there is no GPU and one is to be had
 
-test: install-dev  ## all tests
+run: install  ## the worked example on real data: train, serve, release a better version, take a bad one back
+	$(BIN)/headway demo
+
+# TORCH=no leaves torch out, and the tests that need it say so.
+test: install-dev $(if $(filter no,$(TORCH)),,install-torch)  ## all tests
 	$(BIN)/python -m pytest
 
 check: install-dev  ## format, lint, types, layers, READMEs and compiled pipelines
@@ -38,7 +42,7 @@ docs: install-dev  ## write the components' READMEs from their signatures and do
 compile: install  ## compile every shipped pipeline to the YAML beside it
 	$(BIN)/headway compile
 
-bench: bench-validate bench-request bench-pipeline  ## all benchmarks
+bench: bench-validate bench-request bench-pipeline bench-serve bench-release bench-train bench-tune bench-model-files  ## all benchmarks
 
 bench-validate: install-dev  ## a table's check against pandera and Great Expectations
 	$(BIN)/python tests/benchmarks/validate.py --peers
@@ -48,6 +52,21 @@ bench-request: install-dev  ## one request's check against pydantic and pandera
 
 bench-pipeline: install-dev  ## `headway run` against the same functions in one warm process
 	$(BIN)/python tests/benchmarks/pipeline.py
+
+bench-serve: install-dev  ## the model server against kserve, MLServer, FastAPI, BentoML and MLflow
+	$(BIN)/python tests/benchmarks/serve.py
+
+bench-release: install-dev  ## what a bad canary costs, against fixed thresholds and intervals
+	$(BIN)/python tests/benchmarks/release.py
+
+bench-train: install-dev install-torch  ## the trainer against DataLoaders, Lightning and scikit-learn, and its scaling
+	$(BIN)/python tests/benchmarks/train.py
+
+bench-tune: install-dev  ## pruned trials with four workers, with one, and plain random search
+	$(BIN)/python tests/benchmarks/tune.py
+
+bench-model-files: install-dev  ## a prediction's time before and after the model file was optimised
+	$(BIN)/python tests/benchmarks/model_files.py
 
 lock: install-dev  ## resolve every dependency anew, for Python 3.11 and 3.12
 	# Without torch: which build is right depends on the machine (install-torch).
@@ -71,4 +90,12 @@ $(VENV)/installed: $(VENV)/bin/uv pyproject.toml requirements.lock
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(UV) --editable '.[dev]'
+	@touch $@
+
+# uv knows where torch's CPU build is; where it cannot reach that, pip takes what the index has, and says so.
+$(VENV)/installed-torch: $(VENV)/installed
+	@command -v nvidia-smi >/dev/null && echo "torch: a build with CUDA, about 3 GB" || echo "torch: the CPU build if it can be had (200 MB), else the index's (about 3 GB)"
+	@{ ! command -v nvidia-smi >/dev/null && $(UV) --torch-backend cpu 'torch>=2.6,<2.14' 2>/dev/null; } \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check 'torch>=2.6,<2.14'
+	$(UV) onnxscript
 	@touch $@

@@ -6,10 +6,13 @@ counted: a request that got no answer, or an answer 5xx.
 """
 
 import asyncio
+import json
 import math
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +83,39 @@ class Replayed:
         }
 
 
+def unseen_rows(settings: Settings, model: str) -> Path:
+    """The rows of a model's newest run that its training has not seen: the holdout, else the validation part.
+
+    Raises:
+        UsageError: The model has no run here that got so far.
+    """
+    import pyarrow.parquet as pq
+
+    runs = settings.home.expanduser().resolve() / "runs"
+    for told in sorted(runs.glob(f"{model}-training-*/run.json"), reverse=True):
+        steps = {step["name"]: step["outputs"] for step in json.loads(told.read_text(encoding="utf-8"))["steps"]}
+        for part in ("valid_holdout", "valid_validation"):
+            path = Path(steps.get("data-validate", {}).get(part, ""))
+            if path.is_file() and pq.read_metadata(path).num_rows:
+                return path
+    raise UsageError(
+        f"There is no run of {model!r} in {runs} whose rows could be replayed",
+        fix=f"name a file with --data, or run the pipeline: headway run {model}",
+    )
+
+
+@contextmanager
+def _with_suffix(path: Path) -> Iterator[Path]:
+    """The file under a name that says what it is: KFP's artifacts are Parquet files without a suffix."""
+    if path.suffix or not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="headway-replay-") as folder:
+        link = Path(folder) / f"{path.name}.parquet"
+        link.symlink_to(path.resolve())
+        yield link
+
+
 class Rows:
     """The rows of a table as requests that meet the contract, made as they are asked for.
 
@@ -87,7 +123,7 @@ class Rows:
         data: A CSV or Parquet file.
         contract: What a request must be.
         users: Columns that together name the user; without any, requests have none.
-        label: The column with the truth.
+        label: The column with the truth; the contract's target by default, where the table has it.
 
     Raises:
         UnknownNameError: The table has no such column.
@@ -102,7 +138,9 @@ class Rows:
         from headway.components.data_validate.request import compile_request
         from headway.components.ingest.sources import read_table
 
-        frame = read_table(data, contract)
+        with _with_suffix(data) as named_file:
+            frame = read_table(named_file, contract)
+        label = label or (contract.target if contract.target in frame.columns else None)
         named = [*users, *([label] if label else [])]
         for name in named:
             if name not in frame.columns:

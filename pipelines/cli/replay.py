@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
 def replay(
     model: Annotated[str, typer.Argument(help="The endpoint; it takes the contract of its model's champion.")],
-    data: Annotated[Path, typer.Option(help="Rows: a CSV or Parquet file with the contract's columns.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows: a CSV or Parquet file; what training has not seen in the model's newest run by default."
+        ),
+    ] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Requests a second.")] = 100,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long; else at the last row.")] = None,
     user: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="A column of the user's name; may be repeated.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column with the truth, recorded as a late label.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="The column with the truth, a late label; else the contract's target."),
     ] = None,
     repeat: Annotated[bool, typer.Option("--repeat", help="Start again at the end of the rows.")] = False,
     as_json: JsonOption = False,
@@ -38,7 +44,7 @@ def replay(
 
     from headway.components.register.registry import Registry
     from headway.components.settings import load_settings
-    from headway.pipelines.replay import Rows
+    from headway.pipelines.replay import Rows, unseen_rows
     from headway.pipelines.replay import replay as send
     from headway.serving.platform import open_platform
 
@@ -46,7 +52,7 @@ def replay(
     registry = Registry(settings)
     with registry.check(registry.champion(model)) as checked:
         contract = checked.contract
-    rows = Rows(data, contract, users=user or (), label=label)
+    rows = Rows(data or unseen_rows(settings, model), contract, users=user or (), label=label)
     err = error_console()
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

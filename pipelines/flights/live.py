@@ -150,7 +150,12 @@ def _release(
             tell(f"version {now.newcomer.version}: {line(now)}")
         said = state
 
-    shown.releases.append(releases.wait(release.id, on_change=follow))
+    ended = releases.wait(release.id, on_change=follow)
+    if not ended.state.over:
+        tell(f"held: {ended.held}")
+        releases.abort(MODEL, actor="demo", reason="nobody is here to look at it")
+        ended = releases.wait(release.id, until=lambda now: now.state.over)
+    shown.releases.append(ended)
 
 
 @contextmanager
@@ -176,11 +181,9 @@ def _replaced(text: str, old: str, new: str) -> str:
 def _replaying(settings: Settings, champion: RunResult, rate: float, shown: Shown) -> Iterator[None]:
     """Traffic from another process for as long as the block lasts, and at its end what became of it."""
     with tempfile.TemporaryDirectory(prefix="headway-replay-") as temporary:
-        data = Path(temporary) / "holdout.parquet"
         step = next(step for step in champion.steps if step.name == _STEP)
-        shutil.copyfile(step.outputs[_HOLDOUT], data)
-        words = [sys.executable, "-m", "headway.pipelines.cli", "replay", MODEL, "--data", str(data), "--json"]
-        words += ["--rate", str(rate), "--repeat", "--user", "carrier", "--user", "flight", "--label", "late"]
+        words = [sys.executable, "-m", "headway.pipelines.cli", "replay", MODEL, "--data", step.outputs[_HOLDOUT]]
+        words += ["--rate", str(rate), "--repeat", "--user", "carrier", "--user", "flight", "--json"]
         log = Path(temporary) / "replay.log"
         with log.open("w") as errors:
             process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -39,6 +39,8 @@ LATENCY_EDGES_MS = [round(1.25**step, 3) for step in range(42)]
 """Bins for durations, from 1 ms to 10 s."""
 _SCORE_BINS = 20
 _LOOK = timedelta(seconds=2)
+_LOOKS_GROW = 0.02
+"""Later looks lie apart by this share of the stage's time: the verdicts hold at any looks, and days pass quickly."""
 _SALT = "rehearsal"
 
 
@@ -174,7 +176,7 @@ class _Scenario:
             if self._release.pending:
                 self._carry_out(now, timeline)
                 continue
-            now += _LOOK
+            now += max(_LOOK, (now - self._release.clock) * _LOOKS_GROW)
             self._release = engine.count(self._release, self._traffic(now))
             self._release = engine.advance(self._release, self._facts(), now, self._judge).release
             reached = max(reached, self._release.stage)

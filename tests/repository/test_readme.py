@@ -37,10 +37,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     )
     with fake_kfp() as kfp:
         environment = {**os.environ, "HEADWAY_HOME": str(folder / "home"), "HEADWAY_KFP_ENDPOINT": kfp.url}
+        environment["HEADWAY_GATEWAY_PORT"] = "0"
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         for name in ("MLFLOW_TRACKING_URI", "KF_PIPELINES_ENDPOINT"):
             environment.pop(name, None)
         yield folder, environment
+        subprocess.run(["headway", "down"], env=environment, cwd=folder, check=False)
 
 
 @pytest.mark.slow
