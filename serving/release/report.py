@@ -208,7 +208,7 @@ def _findings(findings: Sequence[Finding]) -> str:
                 page.badge(str(finding.outcome), _OUTCOMES[finding.outcome]),
                 page.short(finding.stable),
                 page.short(finding.canary),
-                f"{page.short(finding.low)} to {page.short(finding.high)}",
+                "-" if finding.low is None else f"{page.short(finding.low)} to {page.short(finding.high)}",
                 page.short(finding.bound),
                 finding.text,
             ]

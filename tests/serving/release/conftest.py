@@ -104,11 +104,7 @@ class World:
                     raise NotReadyError(f"{missing} not ready")
                 self.route = action.route
             case MoveChampion():
-                if self.champion != action.version:
-                    if self.champion != action.expected:
-                        raise PromotionConflictError("moved")
-                    self.champion = action.version
-                    self.moves.append(action.version)
+                self.move_champion(action)
             case MoveExperiment() if self.experiment[-1:] != [action.move]:
                 self.experiment.append(action.move)
             case RemoveVariant():
@@ -116,6 +112,15 @@ class World:
                 self.running.discard(action.variant)
                 self.ready.discard(action.variant)
         return None
+
+    def move_champion(self, action: MoveChampion) -> None:
+        """Move it, unless others have."""
+        if self.champion == action.version:
+            return
+        if self.champion != action.expected:
+            raise PromotionConflictError("moved")
+        self.champion = action.version
+        self.moves.append(action.version)
 
     def act(self) -> None:
         """Carry out all that is pending."""
