@@ -9,7 +9,7 @@ from headway.components.tune.outcome import Row
 from headway.components.tune.space import Categorical, Float, Int, Space, scalar_text
 
 _WIDTH, _HEIGHT = 960, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 16, 14, 40
 _AXES = 9
 _LINES = 150
 """Trials that parallel coordinates show: with more, no line can be followed."""
@@ -35,7 +35,7 @@ def history(rows: Sequence[Row], best_so_far: Sequence[tuple[int, float]], metri
         share = (min(max(value, low), high) - low) / (high - low)
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
 
-    body = "".join(_grid_line(y(value), value) for value in _even(low, high, 5))
+    body = "".join(_grid_line(y(value), value) for value in _round_numbers(low, high))
     body += "".join(
         f'<text x="{x(number):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{number}</text>'
         for number in sorted({round(last * part / 6) for part in range(7)})
@@ -171,5 +171,8 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _even(low: float, high: float, count: int) -> list[float]:
-    return [low + (high - low) * (part + 0.5) / count for part in range(count)]
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Some four round numbers inside the bounds."""
+    step = 10 ** math.floor(math.log10((high - low) / 2))
+    step = next(step * factor for factor in (0.5, 1, 2, 5) if (high - low) / (step * factor) <= 5)
+    return [at * step for at in range(math.ceil(low / step), math.floor(high / step) + 1)]

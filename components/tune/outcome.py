@@ -13,7 +13,7 @@ from headway.components.evaluate.metrics import metric
 from headway.components.tune.objective import Job, load_objective
 from headway.components.tune.sampler import NO_TRIAL, counted
 from headway.components.tune.space import Values
-from headway.components.tune.study import ATTEMPT, BASELINE, ERROR, SECONDS, STOPPED, WORKER, StudySession
+from headway.components.tune.study import ATTEMPT, BASELINE, ERROR, SAME_AS, SECONDS, STOPPED, WORKER, StudySession
 
 State = Literal["finished", "pruned", "out of time", "failed", "running", "waiting"]
 Ended = Literal["trials", "time", "cancelled", "failures", "running"]
@@ -40,6 +40,8 @@ class Row:
     """2 when a worker died with these values before."""
     baseline: bool = False
     """Whether it is the training section as it stood."""
+    same_as: int | None = None
+    """The earlier trial with the same values, whose result was taken."""
     worker: str = ""
     began: float | None = None
     """Seconds since 1970."""
@@ -174,6 +176,7 @@ def row_of(trial: FrozenTrial, session: StudySession) -> Row:
         reports=reports,
         attempt=int(trial.user_attrs.get(ATTEMPT, 1)),
         baseline=bool(trial.user_attrs.get(BASELINE, False)),
+        same_as=trial.user_attrs.get(SAME_AS),
         worker=str(trial.user_attrs.get(WORKER, "")).rpartition("-")[0],
         began=trial.datetime_start.timestamp() if trial.datetime_start else None,
     )

@@ -162,7 +162,7 @@ def _trials(outcome: Outcome) -> str:
     rows = [
         [
             row.number,
-            badge(row.state, _STATUS.get(row.state, "neutral")),
+            _state(row),
             short(row.value),
             short(row.seconds),
             *(shown(row.values[key]) if key in row.values else "" for key in keys),
@@ -172,6 +172,11 @@ def _trials(outcome: Outcome) -> str:
     more = len(outcome.rows) - len(rows)
     note = f"<p>and {more:,} more, in MLflow and in the journal</p>" if more > 0 else ""
     return table(headers, rows, numeric=[0, 2, 3]) + note
+
+
+def _state(row: Row) -> Raw:
+    shown_state = badge(row.state, _STATUS.get(row.state, "neutral"))
+    return shown_state if row.same_as is None else Raw(f"{shown_state} as trial {row.same_as}")
 
 
 def _told(row: Row) -> str:

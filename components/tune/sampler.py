@@ -33,6 +33,16 @@ def place(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
     )
 
 
+def twin_of(trial: FrozenTrial, trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The first finished trial before this one with the very same values, if there is one."""
+    same = (
+        other
+        for other in trials
+        if other.number < trial.number and other.state is TrialState.COMPLETE and other.params == trial.params
+    )
+    return next(same, None)
+
+
 class SeededSampler(BaseSampler):  # type: ignore[misc]  # optuna has no types
     """A sampler that is made anew for each trial, with that trial's own seed.
 
@@ -46,8 +56,12 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]  # optuna has no types
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the sampler of this trial."""
-        at = place(trial, study.get_trials(deepcopy=False))
-        self._inner = self._make(int(np.random.SeedSequence([self._spec.seed, at]).generate_state(1)[0]))
+        trials = study.get_trials(deepcopy=False)
+        seed = int(np.random.SeedSequence([self._spec.seed, place(trial, trials)]).generate_state(1)[0])
+        ended = [other for other in counted(trials) if other.number < trial.number and other.state.is_finished()]
+        # Where few values are possible, TPE proposes its favourite again and again.
+        repeats = bool(ended) and twin_of(ended[-1], trials) is not None
+        self._inner = RandomSampler(seed=seed) if repeats else self._make(seed)
         self._inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -26,7 +26,7 @@ from headway.components.errors import HeadwayError, UnknownNameError
 from headway.components.evaluate.metrics import metric
 from headway.components.settings import Settings
 from headway.components.tune.objective import Job, Objective, load_objective
-from headway.components.tune.sampler import NO_TRIAL, SeededSampler, counted, make_pruner, place
+from headway.components.tune.sampler import NO_TRIAL, SeededSampler, counted, make_pruner, place, twin_of
 from headway.components.tune.space import Values
 from headway.components.tune.storage import open_storage
 
@@ -38,12 +38,13 @@ ATTEMPTS = 2
 GIVE_UP_AFTER = 10
 """Failed trials, none of another kind among them, after which the study ends: the mistake is not in the values."""
 
-WORKER, ERROR, SECONDS, ATTEMPT, STOPPED = (
+WORKER, ERROR, SECONDS, ATTEMPT, STOPPED, SAME_AS = (
     "headway:worker",
     "headway:error",
     "headway:seconds",
     "headway:attempt",
     "headway:stopped",
+    "headway:same-as",
 )
 _WORKERS = "headway:worker:"
 BASELINE = "headway:baseline"
@@ -145,8 +146,10 @@ class StudySession:
         report = TrialReport(trial, self)
         state, value = TrialState.FAIL, None
         try:
-            section = type(objective).compose(base, self.space.suggest(trial))
-            value = self._cost(objective(section, report))
+            values = self.space.suggest(trial)
+            value = self._known(trial)
+            if value is None:
+                value = self._cost(objective(type(objective).compose(base, values), report))
         except Exception as error:  # whatever a trial does wrong, the study goes on, and says so
             trial.set_user_attr(ERROR, told(error))
         else:
@@ -156,6 +159,15 @@ class StudySession:
                 trial.set_user_attr(ERROR, f"{self.job.metric} is NaN")
         trial.set_user_attr(SECONDS, round(time.perf_counter() - began, 3))
         self.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
+
+    def _known(self, trial: Trial) -> float | None:
+        """The result of an earlier trial with the same values: a fit is a function of them."""
+        trials = self.trials()
+        twin = twin_of(trials[trial.number], trials)
+        if twin is None:
+            return None
+        trial.set_user_attr(SAME_AS, twin.number)
+        return float(twin.value) if twin.value is not None else None
 
     def _cost(self, value: float) -> float:
         return abs(value) if metric(self.job.metric).direction == "zero" else float(value)

@@ -137,6 +137,27 @@ class TestSameSeed:
         assert not any(row.baseline for row in rows(outside, settings))
 
 
+class TestFewValues:
+    """Where only some values are possible, no work is done twice, and the search looks elsewhere."""
+
+    SPACE = {
+        "x": {"type": "categorical", "values": [0.1, 0.3, 0.5, 0.7, 0.9]},
+        "epochs": {"type": "int", "low": 1, "high": 4},
+    }
+
+    def test_the_same_values_are_tried_once(self, made: Any, settings: Any, tmp_path: Path) -> None:
+        job = made(f"{{x: 0.5, log: {tmp_path / 'log'}}}", trials=40, space=self.SPACE, startup=5)
+        work(job, "w", settings)
+        found = rows(job, settings)
+        assert [row.state for row in found] == ["finished"] * 40
+        fitted = [row for row in found if row.same_as is None]
+        assert len((tmp_path / "log").read_text().splitlines()) == 2 * len(fitted)
+        assert len({str(row.values) for row in found}) == len(fitted) > 10
+        for row in found:
+            if row.same_as is not None:
+                assert (row.values, row.value) == (found[row.same_as].values, found[row.same_as].value)
+
+
 class TestFailures:
     SPACE = {
         "x": {"type": "float", "low": 0, "high": 1},
