@@ -24,7 +24,7 @@ from headway.serving.server.logs import LOGGER, tell
 from headway.serving.server.metrics import CONTENT_TYPE
 from headway.serving.server.model import HeadwayModel
 from headway.serving.server.openapi import document
-from headway.serving.server.refusal import Refusal
+from headway.serving.server.refusal import Refusal, not_ready
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -245,7 +245,8 @@ class App:
     async def _unready(self, request: Request) -> Response:
         """An inference path that `_forms` does not have: the model is not open, or is another."""
         self._require(request)
-        raise AssertionError(f"{request.url.path} is an inference path, and has no form")
+        # It was opened after this request had been sent here.
+        raise not_ready("it is this very moment; ask again")
 
     async def _no_explainer(self, request: Request) -> Response:
         self._require(request)

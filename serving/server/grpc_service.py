@@ -123,10 +123,13 @@ class Service:
         model = self._model
         model.require(request.model_name, request.model_version)
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        answering = Answering(model, id=_id(request, metadata), user=_header(metadata, "x-user-id"), host=None)
+        answering = Answering(
+            model, id=_header(metadata, "x-request-id"), user=_header(metadata, "x-user-id"), host=None
+        )
         try:
             await context.send_initial_metadata((("x-variant", model.settings.variant_name),))
             model.admit()
+            answering.id = _own_id(request) or answering.id
             answering.rows = tensor_rows(model.card, _tensors(request))
             wanted = _wanted(request, [port.name for port in model.card.outputs])
             answering.scored = await model.score(answering.rows)
@@ -202,10 +205,10 @@ def _wanted(request: Any, known: list[str]) -> list[str]:
     return names or known
 
 
-def _id(request: Any, metadata: dict[str, str]) -> str | None:
+def _own_id(request: Any) -> str:
     if len(request.id) > MAX_ID:
         raise bad("`id` is too long", field="id", expected=f"at most {MAX_ID} characters", got=f"{len(request.id):,}")
-    return request.id or _header(metadata, "x-request-id")
+    return str(request.id)
 
 
 def _header(metadata: dict[str, str], name: str) -> str | None:

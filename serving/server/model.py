@@ -20,7 +20,7 @@ from headway.serving.server.logs import LOGGER, tell, tell_error
 from headway.serving.server.metrics import Metrics
 from headway.serving.server.payload_log import PayloadLog
 from headway.serving.server.payload_table import PayloadTable, Source
-from headway.serving.server.refusal import Refusal, busy
+from headway.serving.server.refusal import Refusal, busy, not_ready
 from headway.serving.server.rows import Checker, Rows, checked
 from headway.serving.server.scoring import Scored, Scorer, default_edges, joined
 from headway.serving.server.settings import ServerSettings
@@ -258,7 +258,7 @@ class HeadwayModel(Model):  # type: ignore[misc]
             Refusal: 503 or 404.
         """
         if not self.answers:
-            raise Refusal(503, f"Not ready: {self.reason}", headers={"retry-after": "1"})
+            raise not_ready(self.reason)
         if name != self.name:
             raise Refusal(404, f"Unknown model {name[:SHOWN]!r}{did_you_mean(name[:SHOWN], [self.name])}")
         if version and version not in self.versions:

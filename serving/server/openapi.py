@@ -108,6 +108,7 @@ def _schemas(model: "HeadwayModel") -> Schema:
     prediction, probable = outputs["prediction"], "probability" in outputs
     rows = {"minItems": 1, "maxItems": model.settings.max_rows}
     a_row = _ref("Features")
+    values = _values([features["properties"][name] for name in model.card.kinds])
     identity = {"model_name": _TEXT, "model_version": _TEXT, "id": _TEXT}
     told = {"prediction": prediction} | ({"prediction_probability": _NUMBER} if probable else {})
     ending = {"model_version": _TEXT, "prediction_id": _TEXT, "processing_time_ms": _NUMBER}
@@ -124,11 +125,7 @@ def _schemas(model: "HeadwayModel") -> Schema:
             ]
         },
         "V1Request": _object_of(
-            {
-                "instances": _list(_instance([features["properties"][name] for name in model.card.kinds]), **rows),
-                "id": _id(),
-            },
-            "instances",
+            {"instances": {"anyOf": [_list(a_row, **rows), _list(values, **rows)]}, "id": _id()}, "instances"
         ),
         "V1Answer": _object_of(v1 | identity, *v1, *identity),
         "V2Request": _object_of(
@@ -162,10 +159,9 @@ def _schemas(model: "HeadwayModel") -> Schema:
     }
 
 
-def _instance(columns: list[Schema]) -> Schema:
-    """A row of V1: an object, or a list of values in the contract's order."""
-    size = len(columns)
-    return {"anyOf": [_ref("Features"), {"type": "array", "prefixItems": columns, "minItems": size, "maxItems": size}]}
+def _values(columns: list[Schema]) -> Schema:
+    """A row as a list of values in the contract's order."""
+    return {"type": "array", "prefixItems": columns, "minItems": len(columns), "maxItems": len(columns)}
 
 
 def _id() -> Schema:

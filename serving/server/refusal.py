@@ -73,3 +73,9 @@ def too_many_rows(rows: int, most: int) -> Refusal:
 def busy(what: str) -> Refusal:
     """No room now: 503, and when to come again."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, what, headers={"retry-after": "1"})
+
+
+def not_ready(why: str) -> Refusal:
+    """No model yet, or no more: 503. The gateway asks another process, or again: nothing has been done."""
+    headers = {"retry-after": "1", "x-not-ready": "1"}
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"Not ready: {why}", headers=headers)

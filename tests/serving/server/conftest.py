@@ -1,6 +1,5 @@
 """Signed bundles, models in this process, and real server processes on free ports."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -32,6 +31,9 @@ class Running:
 
     process: "subprocess.Popen[str]"
     lines: list[dict[str, Any]] = field(default_factory=list)
+    """What it logged."""
+    noise: list[str] = field(default_factory=list)
+    """What it wrote besides: nothing, unless it broke."""
     grpc_port: int = 0
     payloads: Path | None = None
 
@@ -56,7 +58,7 @@ class Running:
             if self.process.poll() is not None and not self._reader.is_alive():
                 break
             time.sleep(0.02)
-        raise AssertionError(f"the server never said {message!r}: {self.lines}")
+        raise AssertionError(f"the server never said {message!r}: {self.lines} {''.join(self.noise)}")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -65,8 +67,10 @@ class Running:
     def read(self) -> None:
         def follow() -> None:
             for line in self.process.stderr or ():
-                with contextlib.suppress(ValueError):
+                try:
                     self.lines.append(json.loads(line))
+                except ValueError:
+                    self.noise.append(line)
 
         self._reader = threading.Thread(target=follow, daemon=True)
         self._reader.start()
