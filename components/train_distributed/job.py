@@ -13,6 +13,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,7 +57,7 @@ class Job(Config):
     run_id: str = ""
     """The MLflow run that rank 0 writes into; empty writes into none."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What names the state of this job: the same data, contract and settings of learning, and nothing else.
 

@@ -43,6 +43,9 @@ TAIL = 40
 """Lines of the log that an error carries."""
 ERROR_FILE, LOG = "error.json", "log.txt"
 _POLL = 0.2
+_START = 120.0
+"""Seconds that ranks have to load torch and find each other, whatever their patience later."""
+_GOODBYE = 10.0
 _STACKS = 2.0
 
 
@@ -245,16 +248,18 @@ class _Group:
     def wait(self) -> int:
         """The agent's exit code; ends the job when it is cancelled, hangs or passes its deadline."""
         started = moved = time.monotonic()
-        beats = -1
+        beats = (0, 0)
         while self._agent.poll() is None:
             time.sleep(_POLL)
             now = time.monotonic()
-            found = sum(beat.beats for beat in Heartbeat.all_in(self._folder))
+            ranks = Heartbeat.all_in(self._folder)
+            found = len(ranks), sum(beat.beats for beat in ranks)
+            patience = self._job.training.patience if ranks else max(self._job.training.patience, _START)
             if found != beats:
                 beats, moved = found, now
             if self._watch.cancel.is_set():
                 self._why = "it was cancelled"
-            elif now - moved > self._job.training.patience:
+            elif now - moved > patience:
                 self._why = self._diagnose(now - moved)
                 return 1
             elif now - started > self._job.training.placement.deadline:
@@ -267,9 +272,16 @@ class _Group:
 
     def end(self) -> None:
         """See to it that nothing of the job is left."""
-        for pid in [beat.pid for beat in Heartbeat.all_in(self._folder)]:
-            if _is_rank(pid):
-                _kill(pid)
+        for _ in range(2):
+            for beat in Heartbeat.all_in(self._folder):
+                if _is_rank(beat.pid):
+                    _kill(beat.pid)
+            # A rank that has not come to its first heartbeat is known to torchrun alone, which ends it.
+            if self._agent.poll() is None:
+                self._agent.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._agent.wait(timeout=_GOODBYE)
+                break
         _kill(self._agent.pid)
         self._agent.wait()
         self._reader.join(timeout=5)

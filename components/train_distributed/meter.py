@@ -97,8 +97,10 @@ def flops_per_row(model: nn.Module, numbers: torch.Tensor, codes: torch.Tensor) 
     """Floating-point operations of one row, forward and backward: twice the forward ones go backward."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(numbers, codes)
+    model.train()
     return 3.0 * int(counter.get_total_flops()) / max(len(numbers), 1)
 
 

@@ -75,6 +75,8 @@ def prepare(job: Job, table: Table, contract: Contract, world: World, pulse: Pul
     held: list[pa.Table] = []
     sample: dict[int, pa.Table] = {}
     for number in range(world.rank, len(sizes), world.size):
+        if not sizes[number]:
+            continue
         rows = table.read(number)
         if known is None:
             summaries[number] = summarise(rows, contract)
@@ -90,7 +92,7 @@ def prepare(job: Job, table: Table, contract: Contract, world: World, pulse: Pul
         learnt=learnt,
         share=share,
         rows=tuple(rows - count for rows, count in zip(sizes, counts, strict=True)),
-        held=pa.concat_tables(held) if held else None,
+        held=_joined(held) if held else None,
         held_back=sum(counts),
         sample=_in_order(world.gather(sample)),
         lanes=lanes,
@@ -132,9 +134,15 @@ def _known(job: Job, world: World) -> tuple[int, Preprocess] | None:
 
 
 def _in_order(parts: list[dict[int, Any]]) -> "pa.Table":
+
+    return _joined([found for _, found in sorted(item for part in parts for item in part.items())])
+
+
+def _joined(tables: "list[pa.Table]") -> "pa.Table":
+    """Shards as one table; a column without a value has another type in the shard that some tool wrote."""
     import pyarrow as pa
 
-    return pa.concat_tables([found for _, found in sorted(item for part in parts for item in part.items())])
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 @contextlib.contextmanager
