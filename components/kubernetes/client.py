@@ -19,6 +19,7 @@ from headway.components.register.ledger import without_secrets
 
 Document = dict[str, Any]
 """An object as the API has it."""
+Documents = list[Document]
 
 FIELD_MANAGER = "headway"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
@@ -37,6 +38,22 @@ class NotFoundError(ClusterError):
 
 class ForbiddenError(ClusterError):
     """These credentials may not do that."""
+
+
+class ConflictError(ClusterError):
+    """The object is not what the call takes it for."""
+
+
+class ExistsError(ConflictError):
+    """There is an object of that name already."""
+
+
+class GoneError(Exception):
+    """The server has forgotten the version from which a watch should go on."""
+
+
+class DroppedError(Exception):
+    """The connection of a watch or of a log broke."""
 
 
 class Cluster:
@@ -94,15 +111,33 @@ class Cluster:
         query |= {"dryRun": "All"} if dry_run else {}
         return self._request("PATCH", path, query=query, body=document, content="application/apply-patch+yaml")
 
-    def delete(self, kind: str, name: str) -> bool:
-        """Delete an object and what it owns.
+    def create(self, document: Document) -> Document:
+        """Make a new object; a field that the cluster does not know is refused, not dropped.
+
+        Raises:
+            ExistsError: There is one of that name, perhaps made by this very call when its answer was lost.
+            ClusterError: The cluster refused it.
+        """
+        path = KINDS[document["kind"]].path(document["metadata"].get("namespace", self.namespace))
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return self._request("POST", path, query=query, body=document)
+
+    def delete(self, kind: str, name: str, *, uid: str = "") -> bool:
+        """Delete an object and what it owns; it stays until all that it owns is gone.
+
+        Args:
+            kind: Its kind.
+            name: Its name.
+            uid: Delete only the object with this uid, not another one that has got its name since.
 
         Returns:
             Whether it was there.
         """
+        only = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}} if uid else None
+        query = {"propagationPolicy": "Foreground"}
         try:
-            self._request("DELETE", KINDS[kind].path(self.namespace, name), query={"propagationPolicy": "Foreground"})
-        except NotFoundError:
+            self._request("DELETE", KINDS[kind].path(self.namespace, name), query=query, body=only)
+        except (NotFoundError, ConflictError):
             return False
         return True
 
@@ -125,30 +160,105 @@ class Cluster:
         deadline = time.monotonic() + seconds
         pause, version = FIRST_PAUSE, ""
         seen: Document | None = None
+        only = {"fieldSelector": f"metadata.name={name}"}
         while True:
             if not version:
-                seen, version = self._read(kind, name)
+                items, version = self.read(kind, only)
+                seen = items[0] if items else None
             if done(seen):
                 return seen, True
             left = deadline - time.monotonic()
             if left <= 0:
                 return seen, False
             try:
-                for event in self._events(kind, name, version, left):
-                    seen, version = event
+                for change, found in self.watch(kind, only, version, left):
+                    seen, version = None if change == "DELETED" else found, found["metadata"]["resourceVersion"]
                     pause = FIRST_PAUSE
                     if done(seen) or time.monotonic() >= deadline:
                         break
-            except _GoneError:
+            except GoneError:
                 version = ""
-            except _DroppedError:
+            except DroppedError:
                 time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def allowed(self, verb: str, kind: str, *, namespace: str | None = None) -> bool:
-        """Whether these credentials may do that; RBAC is asked, nothing is tried."""
+    def read(self, kind: str, query: Mapping[str, str]) -> tuple[Documents, str]:
+        """Objects that selectors choose, and the version of the collection from which a watch goes on."""
+        found = self._request("GET", KINDS[kind].path(self.namespace), query=query)
+        return found["items"], found["metadata"]["resourceVersion"]
+
+    def watch(
+        self, kind: str, query: Mapping[str, str], version: str, seconds: float
+    ) -> Iterator[tuple[str, Document]]:
+        """What becomes of objects after a version, as (`ADDED`, `MODIFIED` or `DELETED`, object), until the watch ends.
+
+        Raises:
+            GoneError: The server has forgotten that version.
+            DroppedError: The connection broke.
+        """
+        from kubernetes import watch
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        path, lasts = KINDS[kind].path(self.namespace), max(1, min(WATCH_SECONDS, round(seconds)))
+        headers = {"Accept": "application/json"}
+
+        def opened(*, resource_version: str, **_: Any) -> Any:
+            asked = {**query, "watch": "true", "timeoutSeconds": lasts, "resourceVersion": resource_version}
+            return self._call("GET", path, asked, headers, None, (CONNECT_SECONDS, lasts + CONNECT_SECONDS))
+
+        try:
+            for event in watch.Watch().stream(opened, resource_version=version, timeout_seconds=lasts):
+                yield event["type"], event["raw_object"]
+        except ApiException as error:
+            if error.status == 410:
+                raise GoneError from None
+            _refused(error, f"WATCH {path}")
+        except (HTTPError, json.JSONDecodeError, OSError) as error:
+            raise DroppedError from error
+
+    def logs(self, pod: str, query: Mapping[str, Any], *, quiet: float) -> Iterator[str]:
+        """A pod's log, line by line, until it ends.
+
+        Args:
+            pod: Its name.
+            query: What is asked for: `container`, `follow`, `timestamps`, `sinceTime`.
+            quiet: Seconds without a line after which the connection counts as broken.
+
+        Raises:
+            DroppedError: The connection broke.
+            ClusterError: There is no such log, or not yet.
+        """
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        path = f"{KINDS['Pod'].path(self.namespace, pod)}/log"
+        try:
+            response = self._call("GET", path, query, {"Accept": "*/*"}, None, (CONNECT_SECONDS, quiet))
+            with contextlib.closing(response):
+                rest = b""
+                for chunk in response.stream(amt=None, decode_content=False):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in lines)
+                if rest:
+                    yield rest.decode(errors="replace")
+        except ApiException as error:
+            _refused(error, f"GET {path}")
+        except (HTTPError, OSError) as error:
+            raise DroppedError from error
+
+    def allowed(self, verb: str, kind: str, *, part: str = "", namespace: str | None = None) -> bool:
+        """Whether these credentials may do that; RBAC is asked, nothing is tried.
+
+        Args:
+            verb: `get`, `list`, `watch`, `create`, `patch` or `delete`.
+            kind: The kind.
+            part: A subresource such as `log`.
+            namespace: Another namespace.
+        """
         resource = KINDS[kind]
         attributes = {"verb": verb, "group": resource.group, "resource": resource.plural}
+        attributes |= {"subresource": part} if part else {}
         attributes |= {"namespace": namespace or self.namespace} if resource.namespaced else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -212,43 +322,6 @@ class Cluster:
         )
         return response
 
-    def _read(self, kind: str, name: str) -> tuple[Document | None, str]:
-        """One object, and the version of the collection from which a watch goes on."""
-        path = KINDS[kind].path(self.namespace)
-        found = self._request("GET", path, query={"fieldSelector": f"metadata.name={name}"})
-        items = found["items"]
-        return (items[0] if items else None), found["metadata"]["resourceVersion"]
-
-    def _events(self, kind: str, name: str, version: str, seconds: float) -> Iterator[tuple[Document | None, str]]:
-        """What becomes of an object after a version, until the watch ends.
-
-        Raises:
-            _GoneError: The server has forgotten that version.
-            _DroppedError: The connection broke.
-        """
-        from kubernetes import watch
-        from kubernetes.client import ApiException
-        from urllib3.exceptions import HTTPError
-
-        path, lasts = KINDS[kind].path(self.namespace), max(1, min(WATCH_SECONDS, round(seconds)))
-        query = {"fieldSelector": f"metadata.name={name}", "watch": "true", "timeoutSeconds": lasts}
-        headers = {"Accept": "application/json"}
-
-        def opened(*, resource_version: str, **_: Any) -> Any:
-            asked = query | {"resourceVersion": resource_version}
-            return self._call("GET", path, asked, headers, None, (CONNECT_SECONDS, lasts + CONNECT_SECONDS))
-
-        try:
-            for event in watch.Watch().stream(opened, resource_version=version, timeout_seconds=lasts):
-                found: Document = event["raw_object"]
-                yield None if event["type"] == "DELETED" else found, found["metadata"]["resourceVersion"]
-        except ApiException as error:
-            if error.status == 410:
-                raise _GoneError from None
-            _refused(error, f"WATCH {path}")
-        except (HTTPError, json.JSONDecodeError, OSError) as error:
-            raise _DroppedError from error
-
     @contextlib.contextmanager
     def _errors(self, action: str) -> Iterator[None]:
         from kubernetes.client import ApiException
@@ -264,14 +337,6 @@ class Cluster:
                 f"The Kubernetes API at {self.host} cannot be reached for {action}: {reason}",
                 fix="check the network and `kubectl cluster-info`, then do it again: nothing is done twice",
             ) from None
-
-
-class _GoneError(Exception):
-    """The server has forgotten the version from which a watch should go on."""
-
-
-class _DroppedError(Exception):
-    """A watch's connection broke."""
 
 
 def _configuration() -> Any:
@@ -304,6 +369,8 @@ def _refused(error: Any, action: str) -> NoReturn:
         raise ForbiddenError(
             f"{action}: {message}", fix="give the service account the role of manifests/serving"
         ) from None
+    if status.get("reason") == "AlreadyExists":
+        raise ExistsError(f"{action}: {message}") from None
     if owned:
         fields = "; ".join(f"{cause['field']}: {cause['message']}" for cause in owned)
         raise ClusterError(
@@ -312,7 +379,8 @@ def _refused(error: Any, action: str) -> NoReturn:
             fix="let the other manager go of them (`kubectl get -o yaml --show-managed-fields` shows it), "
             "or open the platform with force=True to take them over",
         ) from None
-    raise ClusterError(f"{action}: the cluster said no ({error.status}): {message}") from None
+    kind = ConflictError if error.status == 409 else ClusterError
+    raise kind(f"{action}: the cluster said no ({error.status}): {message}") from None
 
 
 def _masked(message: str) -> str:

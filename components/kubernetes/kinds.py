@@ -1,4 +1,4 @@
-"""The kinds of objects that serving on a cluster deals with, and where the API keeps them."""
+"""The kinds of objects that training and serving on a cluster deal with, and where the API keeps them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ class Resource:
 
 
 _KSERVE, _GATEWAY_API, _ENVOY = "KServe", "the Gateway API", "Envoy Gateway"
+_TRAINER, _OPERATOR = "Kubeflow Trainer 2", "the Training Operator 1.9"
 KINDS: Mapping[str, Resource] = {
     "InferenceService": Resource("serving.kserve.io", "v1beta1", "inferenceservices", _KSERVE),
     "ServingRuntime": Resource("serving.kserve.io", "v1alpha1", "servingruntimes", _KSERVE),
@@ -40,6 +41,11 @@ KINDS: Mapping[str, Resource] = {
     "GatewayClass": Resource("gateway.networking.k8s.io", "v1", "gatewayclasses", _GATEWAY_API, False),
     "BackendTrafficPolicy": Resource("gateway.envoyproxy.io", "v1alpha1", "backendtrafficpolicies", _ENVOY),
     "Revision": Resource("serving.knative.dev", "v1", "revisions", "Knative Serving"),
+    "TrainJob": Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", _TRAINER),
+    "TrainingRuntime": Resource("trainer.kubeflow.org", "v1alpha1", "trainingruntimes", _TRAINER),
+    "ClusterTrainingRuntime": Resource("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", _TRAINER, False),
+    "PyTorchJob": Resource("kubeflow.org", "v1", "pytorchjobs", _OPERATOR),
     "Deployment": Resource("apps", "v1", "deployments"),
     "Pod": Resource("", "v1", "pods"),
+    "Event": Resource("", "v1", "events"),
 }

@@ -8,7 +8,7 @@ import copy
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -34,6 +34,18 @@ class RefusalError(Exception):
         self.code = code
 
 
+class PodLog:
+    """What a container has written, line by line with its time."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self.ended = False
+
+
+_ENDED = PodLog()
+_ENDED.ended = True
+
+
 class FakeKubernetes:
     """One cluster."""
 
@@ -46,6 +58,10 @@ class FakeKubernetes:
         self.forgotten = 0
         self.epoch = 0
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.logs: dict[str, PodLog] = {}
+        """By pod."""
+        self.lingering = {"InferenceService", "TrainJob", "PyTorchJob"}
+        """Kinds whose objects stay, marked as going, until a controller has taken away what they own."""
         self.absent: set[str] = set()
         """Kinds that this cluster does not know."""
         self.denied: set[tuple[str, str]] = set()
@@ -118,8 +134,17 @@ class FakeKubernetes:
                 found["metadata"]["resourceVersion"] = str(self.version)
                 self._tell(at, "DELETED", found)
 
+    def write(self, pod: str, text: str, *, at: str = "", ended: bool = False) -> None:
+        """Let a pod's container write a line, or end."""
+        with self.changed:
+            log = self.logs.setdefault(pod, PodLog())
+            if text:
+                log.lines.append((at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z"), text))
+            log.ended = ended
+            self.changed.notify_all()
+
     def drop_watches(self) -> None:
-        """Close all watches in the middle."""
+        """Close all watches and logs in the middle."""
         with self.changed:
             self.epoch += 1
             self.changed.notify_all()
@@ -139,16 +164,20 @@ class FakeKubernetes:
         if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
             assert body is not None
             wanted = body["spec"]["resourceAttributes"]
-            return body | {"status": {"allowed": (wanted["verb"], wanted["resource"]) not in self.denied}}
+            resource = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
+            return body | {"status": {"allowed": (wanted["verb"], resource) not in self.denied}}
         kind, namespace, name = self._find(path)
         if not kind:
             return self._discover(path)
-        verb = {"PATCH": "patch", "DELETE": "delete"}.get(method, "get" if name else "list")
+        verb = {"PATCH": "patch", "DELETE": "delete", "POST": "create"}.get(method, "get" if name else "list")
         if (verb, KINDS[kind].plural) in self.denied:
             where = f'"{KINDS[kind].full_name}" in the namespace "{namespace}"'
             raise RefusalError(403, "Forbidden", f"cannot {verb} resource {where}: Bearer {TOKEN}")
         if verb == "list":
             return self._listed(kind, namespace, query)
+        if verb == "create":
+            assert body is not None
+            return self._create(key(kind, body["metadata"]["name"], namespace), body, query)
         return self._one(method, key(kind, name, namespace), query, body)
 
     def _one(self, method: str, at: Key, query: dict[str, str], body: Object | None) -> Object:
@@ -159,8 +188,37 @@ class FakeKubernetes:
             if at not in self.objects:
                 raise RefusalError(404, "NotFound", f'{at[0]} "{at[2]}" not found')
             if method == "DELETE":
+                if body and body["preconditions"]["uid"] != self.objects[at]["metadata"]["uid"]:
+                    raise RefusalError(409, "Conflict", "the UID in the precondition is another one")
                 return self._delete(at)
             return copy.deepcopy(self.objects[at])
+
+    def log(self, path: str, query: dict[str, str]) -> Iterator[str]:
+        """A pod's log as the kubelet sends it; `sinceTime` counts in whole seconds."""
+        pod = path.split("/")[-2]
+        if pod not in self.logs:
+            raise RefusalError(
+                400, "BadRequest", f'container "{query["container"]}" in pod "{pod}" is waiting to start'
+            )
+        return self._log_lines(pod, query)
+
+    def _log_lines(self, pod: str, query: dict[str, str]) -> Iterator[str]:
+        since, sent, epoch = query.get("sinceTime", "")[:19], 0, self.epoch
+        while True:
+            with self.changed:
+                if self.epoch != epoch:
+                    raise ConnectionAbortedError
+                log = self.logs.get(pod) or _ENDED
+                new, ended = log.lines[sent:], log.ended or "follow" not in query
+                sent += len(new)
+                if not new and not ended:
+                    self.changed.wait(0.5)
+                    continue
+            for at, text in new:
+                if at[:19] >= since:
+                    yield f"{at} {text}\n" if "timestamps" in query else f"{text}\n"
+            if ended:
+                return
 
     def watch(self, path: str, query: dict[str, str]) -> Iterator[Object]:
         kind, namespace, _ = self._find(path)
@@ -196,6 +254,21 @@ class FakeKubernetes:
             ]
             return {"kind": f"{kind}List", "items": items, "metadata": {"resourceVersion": str(self.version)}}
 
+    def problems(self, document: Object) -> list[str]:
+        """What is wrong with a document for the versions of this cluster."""
+        return schemas.problems(document)
+
+    def _create(self, at: Key, document: Object, query: dict[str, str]) -> Object:
+        if query.get("fieldValidation") != "Strict":
+            raise RefusalError(500, "InternalError", "this fake does not drop unknown fields: ask for Strict")
+        if wrong := self.problems(document):
+            raise RefusalError(400, "BadRequest", f"strict decoding error: {'; '.join(wrong[:3])}")
+        with self.changed:
+            if found := self.objects.get(at):
+                going = "object is being deleted: " if "deletionTimestamp" in found["metadata"] else ""
+                raise RefusalError(409, "AlreadyExists", f'{going}{at[0]} "{at[2]}" already exists')
+            return self._store(at, schemas.with_defaults(document))
+
     def _apply(self, at: Key, document: Object, query: dict[str, str]) -> Object:
         if wrong := schemas.problems(document):
             raise RefusalError(422, "Invalid", f"{document['kind']} {at[2]!r} is invalid: {'; '.join(wrong[:3])}")
@@ -227,10 +300,10 @@ class FakeKubernetes:
 
     def _delete(self, at: Key) -> Object:
         found = self.objects[at]
-        if found["kind"] != "InferenceService":
+        if found["kind"] not in self.lingering:
             self.remove(found["kind"], at[2], at[1])
         elif "deletionTimestamp" not in found["metadata"]:
-            # Its pods finish first; the controller takes it away then.
+            # Its pods finish first; a controller takes it away then.
             going = copy.deepcopy(found)
             going["metadata"]["deletionTimestamp"] = _now()
             self._store(at, going)
@@ -316,7 +389,10 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:  # noqa: C90
                 self._check(parts.path)
                 body = json.loads(text) if text else None
                 if query.get("watch") == "true":
-                    self._stream(parts.path, query)
+                    self._stream(json.dumps(event) + "\n" for event in fake.watch(parts.path, query))
+                    return
+                if parts.path.endswith("/log"):
+                    self._stream(fake.log(parts.path, query))
                     return
                 answer, code = fake.answer(self.command, parts.path, query, body), 200
             except RefusalError as refusal:
@@ -341,14 +417,14 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:  # noqa: C90
             self.end_headers()
             self.wfile.write(text)
 
-        def _stream(self, path: str, query: dict[str, str]) -> None:
+        def _stream(self, lines: Iterable[str]) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             try:
-                for event in fake.watch(path, query):
-                    line = json.dumps(event).encode() + b"\n"
+                for text in filter(None, lines):
+                    line = text.encode()
                     self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
                     self.wfile.flush()
                 self.wfile.write(b"0\r\n\r\n")
@@ -361,7 +437,8 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:  # noqa: C90
 def _selected(item: Object, query: dict[str, str]) -> bool:
     head = item["metadata"]
     if field := query.get("fieldSelector"):
-        return bool(head["name"] == field.removeprefix("metadata.name="))
+        name, _, value = field.partition("=")
+        return bool(_at(item, tuple(name.split("."))) == value)
     wanted = [each.split("=") for each in query.get("labelSelector", "").split(",") if each]
     return all(head.get("labels", {}).get(name) == value for name, value in wanted)
 

@@ -29,7 +29,16 @@ def problems(document: dict[str, Any]) -> list[str]:
     """What is wrong with a document, a line each; kinds without a definition here are taken as they are."""
     if document["kind"] not in definitions():
         return []
-    errors = _validator(document["kind"]).iter_errors(document)
+    return _said(_validator(document["kind"]), document)
+
+
+def problems_by(document: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+    """The same by a schema of another version."""
+    return _said(jsonschema.Draft202012Validator(_strict(schema)), document)
+
+
+def _said(validator: jsonschema.Draft202012Validator, document: dict[str, Any]) -> list[str]:
+    errors = validator.iter_errors(document)
     return [f"{'.'.join(map(str, each.absolute_path)) or 'the document'}: {each.message}" for each in errors]
 
 
