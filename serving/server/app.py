@@ -65,7 +65,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        form = self._forms.get(scope["path"]) if scope["type"] == "http" else None
+        forms = self._forms or self._open()
+        form = forms.get(scope["path"]) if scope["type"] == "http" else None
         if form is not None and scope["method"] == "POST":
             await self._infer(form, scope, receive, send)
         else:
@@ -73,12 +74,17 @@ class App:
 
     # ---- inference
 
-    def open(self) -> None:
-        """Take inference requests, once the model is ready."""
-        name = self._model.name
-        self._forms = {f"/v2/models/{name}/infer": V2, f"/v1/models/{name}:predict": V1, "/predict": Simple}
-        for known in self._model.versions:
-            self._forms[f"/v2/models/{name}/versions/{known}/infer"] = V2
+    def _open(self) -> dict[str, type[Form]]:
+        """The inference paths, once the model answers; none before."""
+        model = self._model
+        if model.answers:
+            self._forms = {
+                f"/v2/models/{model.name}/infer": V2,
+                f"/v1/models/{model.name}:predict": V1,
+                "/predict": Simple,
+            }
+            self._forms |= {f"/v2/models/{model.name}/versions/{known}/infer": V2 for known in model.versions}
+        return self._forms
 
     async def _infer(self, form: type[Form], scope: Scope, receive: Receive, send: Send) -> None:
         model = self._model

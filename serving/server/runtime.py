@@ -46,8 +46,7 @@ class Server(ModelServer):  # type: ignore[misc]
         self.model = HeadwayModel(settings)
         register_v1_endpoints(kserve_app, self.dataplane, self.model_repository_extension)
         register_v2_endpoints(kserve_app, self.dataplane, self.model_repository_extension)
-        self._app = App(self.model, kserve_app)
-        self._listener = _Listener(_listening(self._app, settings))
+        self._listener = _Listener(_listening(App(self.model, kserve_app), settings))
         self._grpc: Any = None
 
     def run(self) -> None:
@@ -80,7 +79,6 @@ class Server(ModelServer):  # type: ignore[misc]
         """Load the model beside the listener, which meanwhile says that it is not ready."""
         if await asyncio.get_running_loop().run_in_executor(None, self.model.load):
             self.register_model(self.model)
-            self._app.open()
         elif self.settings.exit_on_failure:
             self._stop()
 

@@ -28,7 +28,6 @@ class Server:
 
     def load(self) -> "Server":
         assert self.model.load(), self.model.reason
-        self.app.open()
         return self
 
     async def ask(
@@ -203,6 +202,12 @@ class TestReadiness:
             assert told["error"] == "Not ready: the model is being loaded"
         for path in ("/health", "/v2/health/ready", "/v2/models/flights/ready", "/model/info", "/openapi.json"):
             assert server.asks(path, method="GET")[0] == 503, path
+
+    def test_the_first_request_after_it_became_ready(self, bundle: Path) -> None:
+        server = Server(bundle=bundle)
+        assert server.asks("/predict", {"features": GOOD})[0] == 503
+        assert server.model.load()
+        assert server.asks("/predict", {"features": GOOD})[0] == 200
 
     def test_on_its_way_out_it_answers_but_is_not_ready(self, serve: Callable[..., Server]) -> None:
         server = serve()

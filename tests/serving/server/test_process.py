@@ -87,6 +87,18 @@ class TestFailing:
                 assert f"Error HW901 Cannot listen at 127.0.0.1:{port}" in done.stderr
 
 
+class TestBecomingReady:
+    def test_no_request_is_answered_with_a_fault(self, start: Start, bundle: Path) -> None:
+        """Clients that ask all the time from the first moment on see 503, then 200, and nothing else."""
+        running = start(bundle, "--drain-seconds", "0")
+        codes: list[int] = []
+        with running.client() as client:
+            while codes.count(200) < 200:
+                codes.append(client.post("/predict", json={"features": GOOD}).status_code)
+        assert set(codes) == {503, 200}
+        assert codes == sorted(codes, reverse=True)
+
+
 class TestServing:
     def test_it_binds_the_given_host_only(self, flights: Running) -> None:
         # All of 127.0.0.0/8 is this machine: a server of every address would answer at another one too.
@@ -131,6 +143,7 @@ def logged(running: Running) -> list[dict[str, object]]:
 
 
 class TestEnding:
+    @pytest.mark.slow
     def test_draining_under_load_loses_nothing(self, start: Start, bundle: Path, tmp_path: Path) -> None:
         """Clients that look at readiness before each connection, as a router does, see not one failure."""
         running = start(bundle, "--drain-seconds", "1.5", payloads=tmp_path)
