@@ -127,7 +127,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
 
 def _sentence(model: type[BaseModel], problem: Any) -> str:
     """One pydantic problem as one line that names the key, what was expected and what came."""
-    location = problem["loc"]
+    # A part in angle brackets is the tag of a union, which nobody wrote.
+    location = tuple(part for part in problem["loc"] if not str(part).startswith("<"))
     name = ".".join(str(part) for part in location) or "the document"
     kind = problem["type"]
     if kind == "extra_forbidden":

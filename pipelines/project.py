@@ -70,15 +70,22 @@ class Project:
 
     def pipeline(self) -> Any:
         """The pipeline function of the project's module; the shipped training pipeline if it has none."""
+        from headway.pipelines.training import training
+
         module = self.folder / PIPELINE_MODULE
         if not module.is_file():
-            from headway.pipelines.training import training
-
-            return training
+            return self._shaped()
         loaded = _load(module)
         if not hasattr(loaded, "pipeline"):
             raise ConfigError(f"{module}: no attribute `pipeline`", expected="a KFP pipeline under the name `pipeline`")
-        return loaded.pipeline
+        return self._shaped() if loaded.pipeline is training else loaded.pipeline
+
+    def _shaped(self) -> Any:
+        """The training pipeline with the optional steps that the specification asks for."""
+        from headway.pipelines.training import Shape, shaped
+
+        spec = self.spec
+        return shaped(Shape(spec.distributed, spec.tuning is not None, spec.optimise is not None))
 
 
 @dataclass(frozen=True)

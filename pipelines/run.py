@@ -285,7 +285,8 @@ def _outside(project: Project, workers: Workers, settings: Settings) -> dict[str
 
     data = fingerprint(project.spec.source, project.folder)
     found: dict[str, Callable[[], str]] = {"ingest": lambda: data} if data else {}
-    return found | {"train": lambda: registry()["address"], "evaluate": lambda: str(registry())}
+    logs = dict.fromkeys(("tune", "train", "train-distributed", "optimise"), lambda: registry()["address"])
+    return found | logs | {"evaluate": lambda: str(registry())}
 
 
 def registry_state(name: str) -> dict[str, str]:

@@ -12,9 +12,9 @@ each, so that a step's cache key holds what the step reads and nothing else.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import field_validator
+from pydantic import Discriminator, Tag, field_validator
 
 from headway.components.bundle import Task
 from headway.components.config import Config, parse_yaml
@@ -25,9 +25,12 @@ from headway.components.evaluate.metrics import metric
 from headway.components.evaluate.slices import columns_of
 from headway.components.ingest.sources import Source
 from headway.components.ingest.split import Split
+from headway.components.optimise.spec import OptimiseSpec
 from headway.components.register.names import model_name
 from headway.components.train.estimators import TrainSpec
 from headway.components.train.estimators import find as find_estimator
+from headway.components.train_distributed.spec import DistributedSpec
+from headway.components.tune.spec import TuningSpec
 from headway.serving.release.plan import ReleaseSpec
 
 _Section = TypeVar("_Section", bound=Config)
@@ -56,8 +59,15 @@ class ModelSpec(Config):
     """Where the data comes from."""
     split: Split = Split()
     """How it is split into train, validation and holdout."""
-    training: TrainSpec = TrainSpec()
-    """What is fitted, and how."""
+    training: Annotated[
+        Annotated[TrainSpec, Tag("<estimator>")] | Annotated[DistributedSpec, Tag("<network>")],
+        Discriminator(lambda given: "<network>" if _trainer(given) == "distributed" else "<estimator>"),
+    ] = TrainSpec()
+    """What is fitted, and how; with `trainer: distributed` a network, on one or many processes."""
+    tuning: TuningSpec | None = None
+    """What is searched before training; without it nothing is."""
+    optimise: OptimiseSpec | None = None
+    """What the model file may lose for speed; without it the file stays as training wrote it."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and what the gate demands."""
     registry: RegistrySpec = RegistrySpec()
@@ -73,14 +83,25 @@ class ModelSpec(Config):
         """
         contract.require_target()
         columns_of(self.evaluation.slices, contract)
-        estimator = find_estimator(self.training.estimator)
         task = self.task(contract)
+        if isinstance(self.training, DistributedSpec):
+            self.training.check()
+        else:
+            estimator = find_estimator(self.training.estimator)
+            if task is not None:
+                estimator.path(task)
+        if self.tuning is not None:
+            self.tuning.check(self.training, task)
         if task is not None:
-            estimator.path(task)
             self.evaluation.check(task)
             return
         for name in filter(None, [self.evaluation.primary, *self.evaluation.metrics]):
             metric(name)
+
+    @property
+    def distributed(self) -> bool:
+        """Whether a network is trained, by `train_distributed`."""
+        return isinstance(self.training, DistributedSpec)
 
     def task(self, contract: Contract) -> Task | None:
         """What is predicted, as far as the documents alone say; None where the data will decide."""
@@ -151,7 +172,13 @@ def pipeline_arguments(spec: ModelSpec, contract: Contract) -> dict[str, str | b
         "training": spec.training.dump(),
         "evaluation": spec.evaluation.dump(),
         "promote_first": spec.registry.promote_first,
+        **({"tuning": spec.tuning.dump()} if spec.tuning else {}),
+        **({"optimisation": spec.optimise.dump()} if spec.optimise else {}),
     }
+
+
+def _trainer(given: Any) -> Any:
+    return given.get("trainer") if isinstance(given, dict) else getattr(given, "trainer", None)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
