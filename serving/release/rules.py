@@ -4,9 +4,9 @@ Three questions, three error probabilities:
 
 - *Must it go?* It goes if its errors (or slow answers) are surely more than the stable one's **and** measured beyond
   what is allowed. `Levels.worse` holds for the first part: a version that is no worse goes with that chance at most.
-  To wait until a rise is surely *beyond the allowance* would take four to six times the requests: with 1 % of errors
-  and one point allowed, a version at 3 % would answer some 5,000 requests instead of 900 before it goes. The price: a
-  version that is worse by nearly what is allowed may go too.
+  To wait until a rise is surely *beyond the allowance* would take about five times the requests: with 1 % of errors
+  and one point allowed, a version at 3 % would answer some 5,000 requests instead of 1,000 before it goes. The price: a
+  version that is worse, but not by what is allowed, may go too; one at half the allowance does in one of ten releases.
 - *Must it go, for predicting otherwise?* A new version may, so here the allowance itself is the hypothesis: it goes if
   its predictions are surely further off than allowed.
 - *May it go on?* Only if it is surely within the allowance. `Levels.harm` is the chance to let one go on that is not.
@@ -32,6 +32,9 @@ from headway.serving.release.statistics import Floats, rise_evidence, rise_high,
 
 Truths = NDArray[np.bool_]
 
+_LEAST_TYPICAL = 0.005
+"""Sequences are tightest about the allowance, where it matters, but for smaller ones not below this: the shares
+themselves need not be small only because their rise must be."""
 _BIN_PART = 0.1
 """The part of a latency guard's error budget that goes into knowing in which bin the stable quantile lies."""
 
@@ -106,8 +109,9 @@ def rise(
     """
     measured = _ratio(new_events, new_total) - _ratio(old_events, old_total)
     counts = (old_events, old_total, new_events, new_total)
-    worse = rise_evidence(*counts, rise=0.0, typical=allowed)
-    within = rise_evidence(*counts, rise=allowed, typical=allowed)
+    typical = max(allowed, _LEAST_TYPICAL)
+    worse = rise_evidence(*counts, rise=0.0, typical=typical)
+    within = rise_evidence(*counts, rise=allowed, typical=typical)
     return Call(
         fails=(measured > allowed) & (worse > -np.log(levels.worse)),
         passes=(measured < allowed) & (within > -np.log(levels.harm)),
@@ -125,10 +129,11 @@ def rise_limits(
 ) -> Limits:
     """The rise of a share and its limits; arguments as in `rise`."""
     counts = (old_events, old_total, new_events, new_total)
+    typical = max(allowed, _LEAST_TYPICAL)
     return Limits(
         _ratio(new_events, new_total) - _ratio(old_events, old_total),
-        rise_low(*counts, alpha=levels.worse, typical=allowed),
-        rise_high(*counts, alpha=levels.harm, typical=allowed),
+        rise_low(*counts, alpha=levels.worse, typical=typical),
+        rise_high(*counts, alpha=levels.harm, typical=typical),
     )
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 _STEPS = 60
-_GRID = np.linspace(0, 1, 17)
+_GRID = np.linspace(0, 1, 13)
 
 
 def share_low(events: ArrayLike, total: ArrayLike, *, alpha: float, typical: float = 0.5) -> Floats:
@@ -155,12 +155,14 @@ def rise_evidence(
     second = np.clip(_estimate(new_good, new_bad) - rise, least, most)
     low, high = np.minimum(first, second), np.maximum(first, second)
 
-    def evidence(share: Floats) -> Floats:
+    def evidence(angle: Floats) -> Floats:
+        share = np.sin(angle) ** 2
         x = _log_bf(old_mixture, old_good, old_bad, share)
         y = _log_bf(new_mixture, new_good, new_bad, np.clip(share + rise, 0.0, 1.0))
         return np.asarray(np.logaddexp(np.logaddexp(x, y), x + y) - np.log(3))
 
-    return _least(evidence, low, high)
+    # On this scale a share is known equally well everywhere, so that no minimum is too narrow for the grid.
+    return _least(evidence, np.arcsin(np.sqrt(low)), np.arcsin(np.sqrt(high)), rounds=3)
 
 
 def allocation_evidence(counts: ArrayLike, shares: "Sequence[float]", *, concentration: float = 100.0) -> Floats:
@@ -265,12 +267,12 @@ def _least_rise(
         x = np.minimum(np.exp(_log_bf(old_mixture, old_good, old_bad, old_share)), np.exp(most_x))
         return _low_root(new_mixture, new_good, new_bad, np.log((limit - x) / (1 + x))) - old_share
 
-    return _least(rise, low, high)
+    return _least(rise, low, high, rounds=3)
 
 
-def _least(function: "Callable[[Floats], Floats]", low: Floats, high: Floats) -> Floats:
-    """The minimum of a convex function between two arrays of shape (..., 1), by two rounds of a grid."""
-    for _ in range(2):
+def _least(function: "Callable[[Floats], Floats]", low: Floats, high: Floats, *, rounds: int) -> Floats:
+    """The minimum of a function that falls and then rises, between two arrays of shape (..., 1), on finer grids."""
+    for _ in range(rounds):
         grid = low + (high - low) * _GRID
         values = function(grid)
         best = values.argmin(axis=-1, keepdims=True)
