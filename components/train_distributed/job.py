@@ -13,7 +13,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,18 +57,14 @@ class Job(Config):
     run_id: str = ""
     """The MLflow run that rank 0 writes into; empty writes into none."""
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """What names the state of this job: the same data, contract and settings of learning, and nothing else.
 
         The number of processes is not part of it: a run goes on with another one.
         """
-        learnt = {
-            "contract": Contract.parse(self.contract).digest(),
-            "data": self.lineage.data_digest,
-            "training": self.training.model_dump(mode="json", exclude=_PLACE_ONLY),
-        }
-        return sha256(json.dumps(learnt, sort_keys=True).encode()).hexdigest()[:16]
+        training = self.training.model_dump_json(exclude=_PLACE_ONLY)
+        return _fingerprint(self.contract, self.lineage.data_digest, training)
 
     @property
     def state(self) -> Path:
@@ -81,6 +77,12 @@ class Job(Config):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=2), encoding="utf-8")
         return path
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(contract: str, data_digest: str, training: str) -> str:
+    learnt = {"contract": Contract.parse(contract).digest(), "data": data_digest, "training": json.loads(training)}
+    return sha256(json.dumps(learnt, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Epoch(Config):

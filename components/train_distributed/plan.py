@@ -142,7 +142,7 @@ def held_back(seed: int, unit: int, rows: int, share: float) -> NDArray[np.bool_
 
     Example:
         >>> int(held_back(0, 3, 1000, 0.1).sum())
-        92
+        106
     """
     return _random(seed, HELD_BACK, unit).random(rows) < share
 

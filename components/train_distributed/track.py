@@ -26,8 +26,9 @@ def log_result(job: Job, result: Result, bundle: Path, settings: Settings) -> No
         }
         points += [(name, value, epoch.step) for name, value in values.items() if value is not None]
     run.log_points(points)
+    drawn = {name for name, _, _ in points}
     run.log(
-        metrics=scalars(result),
+        metrics={name: value for name, value in scalars(result).items() if name not in drawn},
         tags={
             "headway.digest": result.digest,
             "headway.formats": ",".join(result.formats),

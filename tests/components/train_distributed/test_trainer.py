@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the trainer needs torch (headway[torch])")
+pytest.importorskip("torch", reason="the trainer needs torch (headway[torch])")
 
-from headway.components.bundle import read_info, verify_manifest  # noqa: E402
-from headway.components.train_distributed.job import STOPPED, Result  # noqa: E402
-from headway.components.train_distributed.network_file import read_weights  # noqa: E402
-from tests.components.train_distributed import ranks  # noqa: E402
+from headway.components.bundle import read_info, verify_manifest
+from headway.components.train_distributed.job import STOPPED, Result
+from headway.components.train_distributed.network_file import read_weights
+from tests.components.train_distributed import ranks
 
 Weights = dict[str, Any]
 LONG = {"epochs": 6, "batch_size": 64, "checkpoint": {"every": 7}}
