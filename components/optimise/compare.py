@@ -94,4 +94,4 @@ def _shown(answers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:
     """A number to some digits, which are the same on every processor; None where it is no number."""
-    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
+    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}") + 0.0  # never -0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headway.components.bundle import Task
 from headway.components.errors import TrainingError
-from headway.components.model import onnx_session
+from headway.components.model import onnx_session, run_graph
 from headway.components.train.features import MISSING, Features
 from headway.components.train.fit import Fitted
 from headway.components.train.onnx_converters import constant_graph, converters
@@ -208,9 +208,8 @@ def parity(
 
 
 def _of_graph(session: Any, numbers: NDArray[np.float32], texts: NDArray[np.object_]) -> NDArray[np.float64]:
-    given = {"numbers": numbers, "texts": texts}
-    inputs = {node.name: given[node.name] for node in session.get_inputs()}
-    output = session.run([session.get_outputs()[-1].name], inputs)[0]
+    names = [node.name for node in session.get_inputs()]
+    output = run_graph(session, session.get_outputs()[-1].name, names, numbers, texts)
     found: NDArray[np.float64] = output.astype(np.float64).reshape(len(numbers), -1)
     return found
 

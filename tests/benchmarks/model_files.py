@@ -43,6 +43,8 @@ from headway.components.trust import Policy
 TREES = {"decision_tree", "extra_trees", "gradient_boosting", "hist_gradient_boosting", "random_forest"}
 TARGET = 20
 """Times that a tree ensemble must be faster at one row."""
+FEW: dict[str, dict[str, Any]] = {"mlp": {"max_iter": 10}}
+"""A call takes as long after ten rounds of training as after two hundred."""
 NETWORKS = ([256, 256], [512, 512], [1024, 1024])
 PACKAGES = ("scikit-learn", "pandas", "onnxruntime", "skl2onnx", "numpy")
 COLUMNS: dict[str, Any] = {
@@ -84,7 +86,7 @@ def cases(*, quick: bool) -> list[tuple[str, str, dict[str, Any]]]:
     """Task, estimator and parameters of everything that is measured."""
     found: list[tuple[str, str, dict[str, Any]]] = []
     for task in ("binary", "multiclass", "regression"):
-        found += [(task, name, {}) for name in names(task)]  # type: ignore[arg-type]
+        found += [(task, name, FEW.get(name, {})) for name in names(task)]  # type: ignore[arg-type]
     widths = NETWORKS[:1] if quick else NETWORKS
     return found + [("binary", "mlp", {"hidden_layer_sizes": list(layers), "max_iter": 10}) for layers in widths]
 

@@ -9,7 +9,7 @@ import pytest
 from headway.components.bundle import Lineage
 from headway.components.data_validate.contract import Contract
 from headway.components.errors import DataError, TrustError
-from headway.components.model import KNOWN_TYPES, PyfuncModel, open_onnx, open_skops, required_types
+from headway.components.model import KNOWN_TYPES, ROWS_AT_ONCE, PyfuncModel, open_onnx, open_skops, required_types
 from headway.components.train.estimators import TrainSpec
 from headway.components.train.files import write_bundle
 from headway.components.train.fit import fit
@@ -78,6 +78,18 @@ class TestPrediction:
         found = opened(target).predict({"x": [], "s": []})
         assert len(found.labels) == 0
         assert found.probabilities is None or found.probabilities.shape[0] == 0
+
+    def test_rows_beyond_one_run_of_a_graph(self, opened: Any) -> None:
+        random = np.random.default_rng(1)
+        data = {
+            "x": random.normal(size=2 * ROWS_AT_ONCE + 7),
+            "s": random.choice(["a", "b", "new"], 2 * ROWS_AT_ONCE + 7),
+        }
+        predictor = opened("yes")
+        found = predictor.predict(data)
+        part = predictor.predict({name: values[300:310] for name, values in data.items()})
+        assert found.probabilities.shape == (2 * ROWS_AT_ONCE + 7, 2)
+        np.testing.assert_array_equal(found.probabilities[300:310], part.probabilities)
 
     def test_other_columns_and_their_order_do_not_matter(self, opened: Any) -> None:
         first = opened("yes").predict({"x": [0.3], "s": ["b"]})
