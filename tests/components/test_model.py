@@ -88,7 +88,7 @@ class TestPrediction:
         predictor = opened("yes")
         found = predictor.predict(data)
         part = predictor.predict({name: values[300:310] for name, values in data.items()})
-        assert found.probabilities.shape == (2 * ROWS_AT_ONCE + 7, 2)
+        assert found.probabilities.shape == (rows, 2)
         np.testing.assert_array_equal(found.probabilities[300:310], part.probabilities)
 
     def test_other_columns_and_their_order_do_not_matter(self, opened: Any) -> None:
