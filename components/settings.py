@@ -69,6 +69,8 @@ class Settings(Config):
     """The Prometheus that scrapes gateway and servers of a cluster."""
     serving_logger_url: str = ""
     """Where KServe's agent sends requests and answers as CloudEvents; empty means nowhere."""
+    training_cluster: Path | None = None
+    """What training jobs on several machines get: queue, volumes, tolerations (train_distributed/CLUSTER.md)."""
     payload_days: int = Field(default=90, ge=1)
     """How long the payload log is kept, in days."""
     manifests_folder: Path | None = None
