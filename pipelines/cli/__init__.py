@@ -29,6 +29,7 @@ from headway.pipelines.cli import (
     runs,
     serve,
     submit,
+    tune,
     up,
 )
 
@@ -79,6 +80,7 @@ def _options(
 
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
+app.command("tune")(tune.tune)
 app.command("new")(new.new)
 app.command("compile")(compile_module.compile_)
 app.command("submit")(submit.submit)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_every_command_does_what_it_says(workplace: tuple[Path, dict[str, str]])
     folder, environment = workplace
     assert len(commands()) > 10
     for command in ["headway run flights", *commands()]:
-        if command in TESTED_BY_CI:
+        if command in TESTED_BY_CI or ("trainer: distributed" in command and not find_spec("torch")):
             continue
         done = subprocess.run(
             shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, check=False
