@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from headway.pipelines.spec import ModelSpec
 from tests.pipelines.fake_kfp import fake_kfp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +69,12 @@ def test_every_snippet_runs(snippet: str, workplace: tuple[Path, dict[str, str]]
         [sys.executable, "-c", snippet], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("snippet", [text for kind, text in BLOCKS if kind == "yaml"])
+def test_every_section_is_one_that_model_yaml_takes(snippet: str) -> None:
+    toy = {"name": "toy", "source": {"uri": "data.csv"}}
+    assert ModelSpec.parse({**toy, **yaml.safe_load(snippet)}).dump()
 
 
 def test_every_link_leads_somewhere() -> None:
