@@ -80,11 +80,8 @@ class TestPrediction:
         assert found.probabilities is None or found.probabilities.shape[0] == 0
 
     def test_rows_beyond_one_run_of_a_graph(self, opened: Any) -> None:
-        random = np.random.default_rng(1)
-        data = {
-            "x": random.normal(size=2 * ROWS_AT_ONCE + 7),
-            "s": random.choice(["a", "b", "new"], 2 * ROWS_AT_ONCE + 7),
-        }
+        random, rows = np.random.default_rng(1), 2 * ROWS_AT_ONCE + 7
+        data = {"x": random.normal(size=rows), "s": random.choice(["a", "b", "new"], rows)}
         predictor = opened("yes")
         found = predictor.predict(data)
         part = predictor.predict({name: values[300:310] for name, values in data.items()})
