@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 _STEPS = 60
+_TINY = 1e-300
 _GRID = np.linspace(0, 1, 13)
 
 
@@ -237,7 +238,7 @@ def _low_root(mixture: Floats, good: Floats, bad: Floats, budget: Floats) -> Flo
     for _ in range(_STEPS):
         inside = expit(logit)
         above = mixture - budget + events * np.logaddexp(0, -logit) + bad * np.logaddexp(0, logit)
-        slope = np.minimum(bad * inside - events * (1 - inside), -1e-300)
+        slope = np.minimum(bad * inside - events * (1 - inside), -_TINY)
         moved = np.clip(logit - above / slope, least, estimate)
         far = np.abs(moved - logit).max(initial=0.0)
         # From now on only to the right: what moves to the left is rounding.
@@ -259,13 +260,15 @@ def _least_rise(
     )
     old_mixture, new_mixture = _log_mixture(old_good, old_bad, *prior), _log_mixture(new_good, new_bad, *prior)
     limit = 3 / alpha
-    least_y = np.exp(_log_bf(new_mixture, new_good, new_bad, _estimate(new_good, new_bad)))
-    most_x = np.log((limit - least_y) / (1 + least_y))
+    least_y = _log_bf(new_mixture, new_good, new_bad, _estimate(new_good, new_bad))
+    most_x = np.log((limit - np.exp(least_y)) / (1 + np.exp(least_y)))
     low, high = _estimate(old_good, old_bad), 1 - _low_root(old_mixture, old_bad, old_good, most_x)
 
     def rise(old_share: Floats) -> Floats:
-        x = np.minimum(np.exp(_log_bf(old_mixture, old_good, old_bad, old_share)), np.exp(most_x))
-        return _low_root(new_mixture, new_good, new_bad, np.log((limit - x) / (1 + x))) - old_share
+        x = np.exp(np.minimum(_log_bf(old_mixture, old_good, old_bad, old_share), most_x))
+        # Never below what the new share's own estimate takes, whatever the rounding.
+        left = np.maximum(np.log(np.maximum(limit - x, _TINY) / (1 + x)), least_y)
+        return _low_root(new_mixture, new_good, new_bad, left) - old_share
 
     return _least(rise, low, high, rounds=3)
 
