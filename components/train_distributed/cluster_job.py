@@ -165,7 +165,7 @@ def order(job: Job, spec: ClusterSpec, settings: Settings, step: Step) -> Order:
         "image": spec.image or settings.image,
         "command": _COMMAND,
         "arguments": [*trainer_command(), str(PurePosixPath(job.folder) / JOB)],
-        "env": _environment(max(1, cores // processes), spec, gpu=gpu),
+        "env": _environment(placement.threads or max(1, cores // processes), spec, gpu=gpu),
         "resources": {"requests": amounts, "limits": dict(amounts)},
         "cluster": spec,
     }
