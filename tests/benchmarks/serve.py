@@ -55,6 +55,8 @@ INSTALLED: dict[str, list[str]] = {
 """What the peers that need an environment of their own need in it."""
 PACKAGE = {"fastapi_onnx": "fastapi", "unchecked": "headway"}
 SERVERS = ("headway", "kserve", "mlserver", "fastapi", "fastapi_onnx", "bentoml", "mlflow")
+MOST_BELOW = 0.15
+"""How far check and payload log may bring us down, through Envoy."""
 TARGETS = (("kserve", 4.0), ("mlserver", 3.0), ("fastapi", 1.0))
 """How many times a peer's requests a second ours shall be at least."""
 
@@ -411,21 +413,35 @@ def summary(server: Served, rows: int) -> dict[str, Any]:
     return {"server": server.name, "version": server.version, "rows": rows, **figures}
 
 
-def measure_envoy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_envoy(arguments: argparse.Namespace) -> dict[str, Any]:
     """Our server through Envoy, with check and payload log, and without both."""
     log = FOLDER / "payloads"
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(started("headway", "lr", "--payload-log", str(log)))
         bare = stack.enter_context(started("unchecked", "lr"))
         ports = stack.enter_context(envoy([ours.port, bare.port]))
+        direct = ours.port
         ours.port, bare.port = ports
         for _ in range(arguments.rounds):
             for server in (ours, bare):
                 for rows in ROWS:
                     server.results.setdefault(rows, []).append(measure(server, rows, arguments.seconds))
         found = [summary(server, rows) for rows in ROWS for server in (ours, bare)]
+        written = payload_rows(direct)
     shutil.rmtree(log, ignore_errors=True)
-    return found
+    return {"results": found, "payload_rows": written}
+
+
+def payload_rows(port: int) -> dict[str, int]:
+    """What became of the payload log's rows, by the server's own count."""
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    found = [line.rsplit(" ", 1) for line in lines if line.startswith("headway_payload_rows_total{")]
+    return {
+        outcome: int(float(count)) for name, count in found for outcome in ("written", "dropped") if outcome in name
+    }
 
 
 @contextlib.contextmanager
@@ -492,12 +508,23 @@ def text(report: dict[str, Any]) -> str:
     for name, why in report["missing"].items():
         lines += ["", f"{name}: not measured, {why}"]
     if "envoy" in report:
-        lines += ["", "through Envoy, logistic regression: with check and payload log, and without both"]
-        lines += table(report["envoy"])
-        for rows in ROWS:
-            ours, bare = (of(report["envoy"], name, rows)["requests_per_second"] for name in ("headway", "unchecked"))
-            lines.append(f"{rows} rows: {ours / bare - 1:+.1%} requests a second (target: at most 15 % below)")
+        lines += envoy_lines(report["envoy"])
     return "\n".join(lines)
+
+
+def envoy_lines(found: dict[str, Any]) -> list[str]:
+    """The part with Envoy."""
+    results = found["results"]
+    lines = ["", "through Envoy, logistic regression: with check and payload log, and without both", *table(results)]
+    for rows in ROWS:
+        ours, bare = (of(results, name, rows)["requests_per_second"] for name in ("headway", "unchecked"))
+        met = "met" if ours / bare >= 1 - MOST_BELOW else "MISSED"
+        lines.append(
+            f"{rows} rows: {ours / bare - 1:+.1%} requests a second (target: at most {MOST_BELOW:.0%} below): {met}"
+        )
+    written, dropped = found["payload_rows"]["written"], found["payload_rows"]["dropped"]
+    lines.append(f"payload log: {written:,} rows written, {dropped:,} dropped for its share of one core")
+    return lines
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
