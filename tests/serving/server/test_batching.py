@@ -153,6 +153,18 @@ class TestQuickCalls:
         assert runner.quick(rows(1)) is not None  # once is the machine's fault
         assert any(runner.quick(rows(1)) is None for _ in range(30))
 
+    def test_a_call_that_was_slow_by_accident_comes_back(self) -> None:
+        runner = calls(Model())
+        runner._seconds[1] = 0.01
+
+        async def ask() -> None:
+            for _ in range(50):
+                await runner.slow(rows(1))
+
+        assert runner.quick(rows(1)) is None
+        asyncio.run(ask())
+        assert runner.quick(rows(1)) is not None
+
     def test_sizes_are_measured_apart(self) -> None:
         runner = calls(Model())
         runner.warm(rows(1))
