@@ -2,11 +2,10 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from headway.components.errors import ClusterError, HeadwayError, TrainingError
+from headway.components.errors import ClusterError, TrainingError
 from headway.components.kubernetes.client import Cluster, Document, DroppedError
 from headway.components.kubernetes.follow import changes
 from headway.components.train_distributed.cluster_job import Engine, JobStatus, Order
@@ -88,8 +87,8 @@ class Following:
         self._pods: dict[str, Document] = {}
         self._deaths: dict[tuple[str, str], Death] = {}
         """By pod and time: a pod that is replaced takes its status along."""
-        self._problem: HeadwayError | None = None
-        self._tail: deque[str] = deque(maxlen=TAIL)
+        self._problem: Exception | None = None
+        """What ended one of the threads."""
         self._state, self._since = "", time.monotonic()
         self._clock = _Clock()
         self._patience = _Patience(order.cluster.stuck_after, watch.on_log)
@@ -144,7 +143,8 @@ class Following:
         try:
             for found in changes(self._cluster, kind, query, self._stop):
                 see(found)
-        except ClusterError as error:
+        # It is raised where the caller waits: a thread that is gone would leave it waiting for ever.
+        except Exception as error:
             self._problem = error
 
     def _see_object(self, found: dict[str, Document]) -> None:
@@ -174,7 +174,6 @@ class Following:
         return [pod for pod in self._pods.values() if self._engine.node(pod) == 0]
 
     def _heard(self, line: str) -> None:
-        self._tail.append(line)
         self.saved = self.saved or "state saved" in line
         progress = Progress.parse(line)
         if progress is not None:
@@ -229,7 +228,7 @@ class Following:
         while not self._deaths and self._pods and time.monotonic() < give_up:
             time.sleep(POLL)
         self._log.finish(LAST_WORDS)
-        death = first(self._deaths.values())
+        death = first(list(self._deaths.values()))
         if death is None:
             said = ": ".join(part for part in (status.reason, status.message) if part) or "no reason was given"
             raise TrainingError(f"Training of {self.job.name!r} failed: {said}", fix=self._where())

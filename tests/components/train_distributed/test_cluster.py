@@ -454,6 +454,26 @@ class TestTrouble:
         world.complete([name, other])
         assert launched.end().error is None
 
+    def test_an_elastic_job_runs_on_fewer_machines(self, make_world: WorldMaker) -> None:
+        world = make_world("PyTorchJob", placement={"nodes": 4}, elastic={"least": 2})
+        launched = world.launch()
+        names = world.start(nodes=1)
+        until(lambda: "pending" in launched.states)
+        time.sleep(0.3)
+        assert "running" not in launched.states
+        names.append(world.pod(1))
+        world.run(names[1])
+        until(lambda: launched.states[-1] == "running")
+        world.complete(names)
+        assert launched.end().error is None
+
+    def test_what_the_launcher_does_not_understand_is_no_endless_wait(self, world: World) -> None:
+        launched = world.launch()
+        name = world.pod(0)
+        world.set_pod(name, "Failed", {"terminated": {"exitCode": 1}})  # without a time
+        launched.failed(KeyError)
+        until(lambda: not world.jobs)
+
 
 class TestLogs:
     def test_each_line_comes_once_however_often_the_connection_breaks(self, world: World) -> None:

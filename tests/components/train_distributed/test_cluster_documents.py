@@ -135,6 +135,16 @@ class TestContent:
         assert given["--node-rank"] == "$(RANK)"
         assert container["terminationMessagePath"] == "/dev/termination-log"
 
+    def test_rank_0_is_in_the_masters_pod_or_the_first_workers(self) -> None:
+        def pod(name: str, kind: str, index: int) -> dict[str, Any]:
+            label = "training.kubeflow.org/replica-"
+            spec = DOCUMENTS[name]["spec"]["pytorchReplicaSpecs"][kind]["template"]["spec"]
+            return {"metadata": {"labels": {f"{label}type": kind.lower(), f"{label}index": str(index)}}, "spec": spec}
+
+        node = PyTorchJobEngine().node
+        assert [node(pod("pytorchjob", "Master", 0)), node(pod("pytorchjob", "Worker", 0))] == [0, 1]
+        assert [node(pod("pytorchjob-elastic", "Worker", index)) for index in (0, 3)] == [0, 3]
+
     def test_torchrun_understands_the_arguments(self) -> None:
         run = pytest.importorskip("torch.distributed.run", reason="torchrun comes with torch (headway[torch])")
         for name in ("trainjob", "pytorchjob", "pytorchjob-elastic"):
