@@ -2,4 +2,5 @@
 
 from headway.serving.release.driver import drive
 
-drive()
+if __name__ == "__main__":
+    drive()

@@ -339,6 +339,9 @@ def _promote(release: Release, why: str, now: datetime) -> Step:
     settling = _with(
         release, state=State.SETTLING, stage=len(release.stages) - 1, **_at(now), pending=pending, reference=reference
     )
+    if release.stage < settling.stage:
+        # Promoted by hand from an earlier stage: counts at two weights do not go together.
+        settling = _with(settling, tallies={})
     return Step(settling, [_event(release, "release_settling", reason=why)])
 
 

@@ -5,7 +5,7 @@
       steps: [5, 25, 50, 100]
       guards:
         server_errors: {max_increase: 0.01}
-        latency: {quantile: 0.99, max_increase: 0.5}
+        latency: {quantile: 0.99, max_increase: 0.25}
       decision: {metric: log_loss, minimum_effect: 0.01}
 
 Every strategy becomes a list of *stages*, which the engine walks through without knowing the strategy:
@@ -56,8 +56,8 @@ class LatencyGuard(Config):
     document: ClassVar[str] = "guard"
 
     quantile: float = Field(default=0.99, gt=0.5, lt=1)
-    max_increase: float = Field(default=0.5, gt=0)
-    """How much the quantile may rise, as a share of the stable variant's: 0.5 lets 100 ms become 150 ms."""
+    max_increase: float = Field(default=0.25, gt=0)
+    """How much the quantile may rise, as a share of the stable variant's: 0.25 lets 100 ms become 125 ms."""
     floor_ms: float = Field(default=5.0, ge=0)
     """A rise below this many milliseconds never counts."""
 

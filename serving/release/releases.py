@@ -20,6 +20,7 @@ from headway.serving.release import engine
 from headway.serving.release.driver import POLL_SECONDS, Driver
 from headway.serving.release.engine import Step
 from headway.serving.release.plan import ReleaseSpec, Strategy
+from headway.serving.release.sprt import higher_is_better
 from headway.serving.release.state import Release, State
 from headway.serving.release.store import Seen
 
@@ -85,6 +86,7 @@ class Releases:
             UnknownNameError: There is no such model or version.
             TrustError: The version does not pass the trust gate.
             ReleaseError: There is nothing to release, or the platform cannot carry it out.
+            ConfigError: The decision is about an outcome of one's own, and does not say which direction is good.
         """
         _require_reason(reason)
         endpoint = endpoint or model
@@ -95,6 +97,8 @@ class Releases:
                 f"{versions[-1].label} serves {endpoint!r} already", expected="a version that gets no traffic yet"
             )
         spec = spec or ReleaseSpec()
+        if spec.decision is not None:
+            higher_is_better(spec.decision)
         if not live:
             spec = spec.model_copy(update={"strategy": Strategy.FIRST})
             versions = versions[-1:]
