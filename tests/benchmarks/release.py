@@ -16,8 +16,7 @@ Both count a check as failed that is below its threshold in its own window; a fa
 Argo's. Their thresholds are absolute: the tuned ones know the stable version's figures beforehand. Whether Flagger's
 threshold is reached is checked here at once, there at the next interval. Headway's rows have all guards on, look every
 five seconds, and include the rollback window of ten minutes, in which the peers judge no more; a newcomer that is
-neither taken back nor shipped is held for a person. All is as by default but for the latency, which may rise by a
-quarter.
+neither taken back nor shipped is held for a person. All is as by default.
 """
 
 import argparse

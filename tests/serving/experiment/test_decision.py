@@ -22,7 +22,8 @@ from headway.serving.experiment.outcome import Outcome
 from headway.serving.experiment.outcome_store import Outcomes
 from headway.serving.experiment.outcomes import decision_sums, disagreement
 from headway.serving.release.verdict import Sums
-from headway.serving.server.payload_log import Entry, PayloadLog, Source
+from headway.serving.server.payload_log import PayloadLog
+from headway.serving.server.payload_table import PayloadTable, Source
 from headway.serving.server.scoring import Scorer
 
 Log = Callable[..., None]
@@ -173,9 +174,11 @@ class TestServer:
         scorer = Scorer(SimpleNamespace(info=predictor.info, predictor=predictor))  # type: ignore[arg-type]
         source = Source(endpoint="flights", namespace="", variant="v1", version=1, digest="d")
         since = datetime.now(UTC)
-        log = PayloadLog(payloads.folder(settings), source, list(features), most=1_000)
+        table = PayloadTable(source, list(features))
+        log = PayloadLog(payloads.folder(settings) / "flights" / "v1", table, most=1_000)
         scored = scorer.score(*predictor.features.arrays(features))
-        log.put(Entry(id="batch", user=None, mirrored=False, code=200, seconds=0.001, scored=scored))
+        answered = {"user": None, "mirrored": False, "code": 200, "seconds": 0.001, "scored": scored}
+        log.put(table.entry(id="batch", kept=features, **answered))  # type: ignore[arg-type]
         log.close(10)
         truth = np.arange(90) % 4 > 1
         store.record_many("flights", (of_label(bool(y), f"batch-{n}") for n, y in enumerate(truth)))

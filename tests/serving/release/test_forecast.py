@@ -82,7 +82,7 @@ def test_with_latencies_too():
     good = Behaviour(edges=EDGES, latency=shares)
     assert found.stages[0].newcomer_requests == near(requests_until(spec, 0, good, good, Outcome.PASS))
     (slow,) = found.harms
-    assert slow.name == "p99 latency x 2"
+    assert slow.name == "p99 latency x 1.5"
     assert slow.caught == 1
 
 

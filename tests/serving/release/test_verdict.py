@@ -165,7 +165,7 @@ class TestLatency:
     def test_fails_passes_or_waits(self, answers, factor, outcome):
         old = measured("v1", 9_500, requests=19 * answers, latency_ms=latencies(19 * answers))
         new = measured(requests=answers, latency_ms=latencies(answers, factor))
-        finding = found(verdict_of(only("latency"), old, new, stages_=4), "latency")
+        finding = found(verdict_of(only("latency", max_increase=0.5), old, new, stages_=4), "latency")
         assert finding.outcome is outcome
         if answers >= 3_000:
             assert finding.stable == pytest.approx(64, rel=0.03)
@@ -176,13 +176,13 @@ class TestLatency:
     def test_a_rise_below_the_floor_never_counts(self):
         old = measured("v1", 9_500, requests=57_000, latency_ms=histogram(EDGES, np.full(57_000, 1.4)))
         new = measured(requests=3_000, latency_ms=histogram(EDGES, np.full(3_000, 5.0)))
-        assert verdict_of(only("latency", floor_ms=5), old, new).outcome is Outcome.PASS
-        assert verdict_of(only("latency", floor_ms=1), old, new).outcome is Outcome.FAIL
+        assert verdict_of(only("latency", floor_ms=5, max_increase=0.5), old, new).outcome is Outcome.PASS
+        assert verdict_of(only("latency", floor_ms=1, max_increase=0.5), old, new).outcome is Outcome.FAIL
 
     def test_a_stable_quantile_beyond_the_last_edge_decides_nothing(self):
         slow = histogram(EDGES, np.full(5_000, 20_000.0))
         old, new = measured("v1", 5_000, requests=5_000, latency_ms=slow), measured(requests=5_000, latency_ms=slow)
-        finding = found(verdict_of(only("latency"), old, new), "latency")
+        finding = found(verdict_of(only("latency", max_increase=0.5), old, new), "latency")
         assert finding.outcome is Outcome.INCONCLUSIVE
         assert finding.stable is None
         assert "the histogram ends below the stable variant's p99" in finding.text
@@ -190,7 +190,7 @@ class TestLatency:
     def test_a_newcomer_beyond_the_last_edge_fails(self):
         old = measured("v1", 9_500, requests=19_000, latency_ms=latencies(19_000))
         new = measured(requests=200, latency_ms=histogram(EDGES, np.full(200, 20_000.0)))
-        finding = found(verdict_of(only("latency"), old, new), "latency")
+        finding = found(verdict_of(only("latency", max_increase=0.5), old, new), "latency")
         assert finding.outcome is Outcome.FAIL
         assert "more than 9404 ms of 200 against 63.7 ms" in finding.text
         assert "it is surely more than 9404 ms, allowed 95.6 ms: surely slower" in finding.text
