@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from headway.components.errors import TrainingError
 from headway.components.evaluate.metrics import metric
 from headway.components.tune.objective import Job, load_objective
-from headway.components.tune.sampler import NO_TRIAL, counted
+from headway.components.tune.sampler import NO_TRIAL, SURPLUS, counted
 from headway.components.tune.space import Values
 from headway.components.tune.study import ATTEMPT, BASELINE, ERROR, SAME_AS, SECONDS, STOPPED, WORKER, StudySession
 
@@ -148,11 +148,11 @@ def read_outcome(session: StudySession, *, ended: Ended, seconds: float, folder:
     """What a study holds now."""
     attempts = session.trials()
     rows = [row_of(trial, session) for trial in counted(attempts)]
-    surplus = [trial for trial in attempts if NO_TRIAL in trial.user_attrs]
+    again = [trial for trial in attempts if trial.user_attrs.get(NO_TRIAL, SURPLUS) != SURPLUS]
     return Outcome(
         job=session.job,
         rows=rows,
-        abandoned=len(surplus),
+        abandoned=len(again),
         importances=_importances(session),
         ended=ended,
         seconds=seconds,

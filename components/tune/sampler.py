@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, NopPruner, PercentilePruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -19,6 +19,11 @@ from headway.components.tune.spec import REDUCTION, TuningSpec
 
 NO_TRIAL = "headway:no-trial"
 """User attribute of an attempt that is not counted: its worker died, or it was one too many. Its value says why."""
+
+KEPT_PERCENT = {"percentile": 66.7, "median": 50.0}
+"""Trials that go on at each look, in percent."""
+SURPLUS = "one more than the budget"
+"""Why an attempt is not counted that two workers began for one last trial."""
 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -104,8 +109,8 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]  # optuna has no types
 
 def make_pruner(spec: TuningSpec) -> BasePruner:
     """The pruner of a tuning section."""
-    if spec.pruner == "median":
-        return MedianPruner(n_startup_trials=max(1, spec.startup // 2), n_warmup_steps=0)
+    if spec.pruner in KEPT_PERCENT:
+        return PercentilePruner(KEPT_PERCENT[spec.pruner], n_startup_trials=max(1, spec.startup // 2))
     if spec.pruner == "halving":
         return SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
     return NopPruner()

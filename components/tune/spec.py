@@ -71,11 +71,13 @@ class TuningSpec(Config):
     """`tpe` learns from earlier trials (Bergstra et al., 2011), `random` does not."""
     startup: int = Field(default=10, ge=1)
     """Random trials before `tpe` begins to learn; half as many have to finish before anything is pruned."""
-    pruner: Literal["median", "halving", "none"] = "median"
-    """What stops a trial that looks poor early: `median` below the median of the others at the same point (Golovin et
-    al., 2017), `halving` outside the best third of those that came as far (Li et al., 2018)."""
-    rungs: int = Field(default=3, ge=1, le=6)
-    """Points at which a trial is looked at: each has three times the iterations, or else rows, of the one before."""
+    pruner: Literal["percentile", "median", "halving", "none"] = "percentile"
+    """What stops a trial that looks poor early: `percentile` outside the best two thirds at the same point, `median`
+    below the median (Golovin et al., 2017), `halving` outside the best third of those that came as far (Li et al.,
+    2018). The stricter, the sooner a trial that learns slowly and ends well is lost."""
+    rungs: int = Field(default=2, ge=1, le=6)
+    """Points at which a trial is looked at, its end among them: each has three times the iterations, or else rows, of
+    the one before. Two look once, at a third; an earlier look favours what learns fast over what ends well."""
     evaluation: Literal["folds", "validation"] = "folds"
     """What judges a trial: cross-validation inside the training part, or the validation part. The gate judges on the
     validation part too, and flatters a model that was chosen there."""

@@ -26,7 +26,7 @@ from headway.components.errors import HeadwayError, UnknownNameError
 from headway.components.evaluate.metrics import metric
 from headway.components.settings import Settings
 from headway.components.tune.objective import Job, Objective, load_objective
-from headway.components.tune.sampler import NO_TRIAL, SeededSampler, counted, make_pruner, place, twin_of
+from headway.components.tune.sampler import NO_TRIAL, SURPLUS, SeededSampler, counted, make_pruner, place, twin_of
 from headway.components.tune.space import Values
 from headway.components.tune.storage import open_storage
 
@@ -126,7 +126,7 @@ class StudySession:
         everything = self.trials()
         if place(everything[trial.number], everything) >= self.spec.trials:
             # Another worker took the last one in the same moment.
-            trial.set_user_attr(NO_TRIAL, "one more than the budget")
+            trial.set_user_attr(NO_TRIAL, SURPLUS)
             self.study.tell(trial, state=TrialState.FAIL)
             return None
         return trial

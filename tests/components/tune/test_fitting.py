@@ -90,7 +90,7 @@ SECTIONS = [
 def test_the_last_rung_is_the_full_fit(section: Any, job: Any, parts: Any, contract: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(fitting, "MIN_RUNG_ROWS", 50)
     reports = Reports()
-    objective = FitObjective(job())
+    objective = FitObjective(job({"rungs": 3}))
     value = objective(section, reports)
     assert [step for step, _ in reports] == [1, 3]
     # Train rounds the learnt category means to the 32 bits that ONNX has.
@@ -115,7 +115,7 @@ def test_a_stopped_trial_fits_no_more(job: Any, monkeypatch: Any) -> None:
         return own(self, share)
 
     monkeypatch.setattr(fitting._Candidate, "value", counted)
-    FitObjective(job())({"parameters": {"max_iter": 9}}, lambda step, value: True)
+    FitObjective(job({"rungs": 3}))({"parameters": {"max_iter": 9}}, lambda step, value: True)
     assert shares == [pytest.approx(1 / 9)]
 
 

@@ -32,7 +32,7 @@ CLUSTER = Cluster(claim="shops-data", namespace="team-a", labels={"kueue.x-k8s.i
 @pytest.fixture
 def job(parts: Any, contract: Any) -> Any:
     def make(**more: Any) -> Job:
-        spec = TuningSpec.parse({"space": SPACE, "trials": 30, "workers": 4, "rungs": 2, **more})
+        spec = TuningSpec.parse({"space": SPACE, "trials": 30, "workers": 4, "pruner": "median", **more})
         train, validation = parts
         return plan("shops", contract, "seed: 7", spec, train=train, validation=validation, data_digest="0" * 64)
 
@@ -121,6 +121,14 @@ def test_the_check_of_this_test_can_fail(job: Any) -> None:
     assert len(katib_refuses(document)) == 2
 
 
+@pytest.mark.parametrize(
+    ("pruner", "stops"), [("median", True), ("percentile", False), ("halving", False), ("none", False)]
+)
+def test_only_the_median_prunes_there(job: Any, pruner: str, stops: bool) -> None:
+    _, document = experiment(job(pruner=pruner), CLUSTER)
+    assert ("earlyStopping" in document["spec"]) is stops
+
+
 def test_long_names_keep_their_digest(parts: Any, contract: Any) -> None:
     spec = TuningSpec.parse({"space": SPACE})
     planned = plan("a-very-long-name-of-a-model-" * 3 + "x", contract, "{}", spec, train=parts[0])
@@ -147,7 +155,6 @@ def test_long_names_keep_their_digest(parts: Any, contract: Any) -> None:
             "Katib has no conditional parameters, and 'parameters.max_iter' is one",
         ),
         ({"minutes": 5}, "no time budget"),
-        ({"pruner": "halving"}, "successive halving"),
     ],
 )
 def test_what_katib_cannot_say_is_refused_by_name(job: Any, more: Any, message: str) -> None:

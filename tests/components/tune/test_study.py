@@ -284,7 +284,7 @@ class TestDeadWorkers:
 
 
 class TestPruning:
-    @pytest.mark.parametrize("pruner", ["median", "halving"])
+    @pytest.mark.parametrize("pruner", ["percentile", "median", "halving"])
     def test_poor_trials_stop_early(self, made: Any, settings: Any, pruner: str) -> None:
         job = made("epochs: 9", trials=25, pruner=pruner, startup=6)
         work(job, "w", settings)
