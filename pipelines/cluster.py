@@ -17,6 +17,13 @@ POLICY_CONFIG_MAP = "headway-policy"
 """ConfigMap with the trust policy."""
 POLICY_FOLDER = "/etc/headway/policy"
 
+TRAINING_CONFIG_MAP = "headway-training"
+"""ConfigMap with what the cluster gives to training jobs (manifests/training)."""
+TRAINING_FOLDER = "/etc/headway/training"
+SHARED_CLAIM = "headway-shared"
+"""Volume claim that the step and all machines of its job see (manifests/training)."""
+SHARED_FOLDER = "/shared"
+
 _SETTINGS = {
     "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
     "HEADWAY_POLICY": "HEADWAY_POLICY",
@@ -39,3 +46,11 @@ def configured(task: Any, preset: str, *, signs: bool = False) -> Any:
     if signs:
         kubernetes.use_secret_as_volume(task, SIGNING_SECRET, mount_path=SIGNING_FOLDER, optional=True)
     return task
+
+
+def launching(task: Any) -> Any:
+    """Let a KFP task start a job on several machines, and return the task: the cluster's settings, shared storage."""
+    kubernetes.use_config_map_as_volume(task, TRAINING_CONFIG_MAP, mount_path=TRAINING_FOLDER)
+    kubernetes.mount_pvc(task, SHARED_CLAIM, SHARED_FOLDER)
+    task.set_env_variable("HEADWAY_PLATFORM", "kubeflow")
+    return task.set_env_variable("HEADWAY_TRAINING_CLUSTER", f"{TRAINING_FOLDER}/cluster.yaml")

@@ -85,7 +85,14 @@ class Project:
         from headway.pipelines.training import Shape, shaped
 
         spec = self.spec
-        return shaped(Shape(spec.distributed, spec.tuning is not None, spec.optimise is not None))
+        return shaped(
+            Shape(
+                distributed=spec.distributed,
+                machines=spec.machines > 1,
+                tuned=spec.tuning is not None,
+                optimised=spec.optimise is not None,
+            )
+        )
 
 
 @dataclass(frozen=True)

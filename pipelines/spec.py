@@ -103,6 +103,11 @@ class ModelSpec(Config):
         """Whether a network is trained, by `train_distributed`."""
         return isinstance(self.training, DistributedSpec)
 
+    @property
+    def machines(self) -> int:
+        """Machines that training takes."""
+        return self.training.placement.nodes if isinstance(self.training, DistributedSpec) else 1
+
     def task(self, contract: Contract) -> Task | None:
         """What is predicted, as far as the documents alone say; None where the data will decide."""
         if self.training.task != "auto":

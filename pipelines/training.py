@@ -24,7 +24,7 @@ from headway.components.register.component import record_outcome, register
 from headway.components.train.component import train
 from headway.components.train_distributed.component import train_distributed
 from headway.components.tune.component import tune
-from headway.pipelines.cluster import configured
+from headway.pipelines.cluster import SHARED_FOLDER, configured, launching
 
 PROMOTE = "promote"
 
@@ -34,6 +34,8 @@ class Shape(NamedTuple):
 
     distributed: bool = False
     """`train_distributed` instead of `train`."""
+    machines: bool = False
+    """Whether that is a job on several machines."""
     tuned: bool = False
     """`tune` before it."""
     optimised: bool = False
@@ -73,18 +75,7 @@ def shaped(shape: Shape) -> Any:
         with dsl.ExitHandler(outcome):
             valid = _valid_data(source, split, contract)
             section = _tuned(valid, name, contract, training, tuning) if shape.tuned else training
-            step = train_distributed if shape.distributed else train
-            model = configured(
-                step(
-                    name=name,
-                    contract=contract,
-                    training=section,
-                    data=valid.outputs["valid_train"],
-                    profile=valid.outputs["profile"],
-                ),
-                "large",
-            )
-            bundle = model.outputs["bundle"]
+            bundle = _trained(shape, valid, name, contract, section)
             if shape.optimised:
                 bundle = _optimised(bundle, valid, optimisation, evaluation)
             _judged_and_registered(name, bundle, valid, evaluation, champion, promote_first)
@@ -123,6 +114,19 @@ def _tuned(valid: dsl.PipelineTask, name: str, contract: str, training: str, tun
     parts = {"train": valid.outputs["valid_train"], "validation": valid.outputs["valid_validation"]}
     found = configured(tune(name=name, contract=contract, training=training, tuning=tuning, **parts), "large")
     return found.outputs["Output"]
+
+
+def _trained(shape: Shape, valid: dsl.PipelineTask, name: str, contract: str, section: Any) -> Any:
+    """The bundle of a fitted model."""
+    given = {"name": name, "contract": contract, "training": section}
+    given |= {"data": valid.outputs["valid_train"], "profile": valid.outputs["profile"]}
+    if not shape.distributed:
+        return configured(train(**given), "large").outputs["bundle"]
+    if not shape.machines:
+        return configured(train_distributed(**given), "large").outputs["bundle"]
+    # The same folder for every attempt of one run, so that a retried step goes on from the last checkpoint.
+    folder = f"{SHARED_FOLDER}/runs/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}/train-distributed"
+    return launching(configured(train_distributed(**given, folder=folder), "small")).outputs["bundle"]
 
 
 def _optimised(bundle: Any, valid: dsl.PipelineTask, optimisation: str, evaluation: str) -> Any:
