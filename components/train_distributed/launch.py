@@ -127,7 +127,7 @@ def choose(placement: Placement, settings: Settings) -> Launcher:
         ConfigError: Several machines are wanted, and there is no cluster.
     """
     if placement.nodes == 1:
-        return TorchrunLauncher()
+        return TorchrunLauncher(settings)
     if settings.platform != "kubeflow":
         raise ConfigError(
             f"The placement wants {placement.nodes} machines, and the platform is {settings.platform!r}",
@@ -145,7 +145,7 @@ class Machine:
 
     processes: int
     threads: int
-    """OpenMP threads of each: more threads than cores cost a factor of two, and five on a busy machine."""
+    """OpenMP threads of each."""
 
     @classmethod
     def of(cls, placement: Placement) -> "Machine":
@@ -163,7 +163,7 @@ class Machine:
                 f"The placement wants {placement.processes} processes", expected=f"one for each of {gpus} GPUs"
             )
         processes = placement.processes or gpus or min(cores, MOST_CPU_PROCESSES)
-        return cls(processes=processes, threads=max(1, cores // processes))
+        return cls(processes=processes, threads=placement.threads or max(1, cores // processes))
 
 
 def count_gpus() -> int:
@@ -195,7 +195,14 @@ def trainer_command() -> list[str]:
 
 
 class TorchrunLauncher:
-    """Runs a job as processes of this machine, in this interpreter's environment."""
+    """Runs a job as processes of this machine, in this interpreter's environment.
+
+    Args:
+        settings: Where MLflow is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
     def run(self, job: Job, watch: Watch) -> Result:
         """Run a job to its end; see `Launcher.run`."""
@@ -210,7 +217,7 @@ class TorchrunLauncher:
         for old in [folder / RESULT, folder / ERROR_FILE, *folder.glob("rank-*.json")]:
             old.unlink(missing_ok=True)
         job.write()
-        group = _Group(job, machine, watch)
+        group = _Group(job, machine, watch, self._settings.resolved_tracking_uri)
         try:
             code = group.wait()
         finally:
@@ -224,14 +231,14 @@ class TorchrunLauncher:
 class _Group:
     """torchrun and the ranks it starts."""
 
-    def __init__(self, job: Job, machine: Machine, watch: Watch) -> None:
+    def __init__(self, job: Job, machine: Machine, watch: Watch, tracking_uri: str) -> None:
         self._job, self._watch, self._folder = job, watch, Path(job.folder)
         self._tail: deque[str] = deque(maxlen=TAIL)
         self._why = ""
         arguments = ["--standalone", "--nproc-per-node", str(machine.processes), *trainer_command()]
         command = [sys.executable, "-m", "headway.components.train_distributed.ranks", *arguments]
         environment = os.environ | _local(rank_environment(machine.threads))
-        environment["TORCHELASTIC_ERROR_FILE"] = str(self._folder / ERROR_FILE)
+        environment |= {"TORCHELASTIC_ERROR_FILE": str(self._folder / ERROR_FILE), "MLFLOW_TRACKING_URI": tracking_uri}
         self._agent = subprocess.Popen(
             [*command, str(self._folder / "job.json")],
             env=environment,

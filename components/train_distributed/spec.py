@@ -45,6 +45,9 @@ class Placement(Config):
     """Machines. One is this machine, or this pod, without a job of its own; more are a job on the cluster."""
     processes: int = Field(default=0, ge=0, le=64)
     """Processes on each machine; 0 means one for each GPU, or without one as many as there are cores, at most four."""
+    threads: int = Field(default=0, ge=0, le=1_024)
+    """OpenMP threads of each process; 0 shares the cores out. More threads than cores cost a factor of two, and five on
+    a busy machine."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes GPUs where there are some; on a cluster, where nobody can look, it means `cpu`."""
     gpu_type: str = "nvidia.com/gpu"
@@ -116,7 +119,7 @@ class DistributedSpec(Config):
     """`ddp` copies the network to each process, `fsdp` (FSDP2) divides it; `auto` divides only what does not fit."""
     shuffle_rows: int = Field(default=262_144, ge=1)
     """Rows in memory, over all processes, among which the order is shuffled; whole row groups are shuffled before."""
-    cache: int = Field(default=256, ge=0)
+    cache: int = Field(default=128, ge=0)
     """MiB of decoded rows that a process keeps from epoch to epoch, so that a small table is read once."""
     max_categories: int = Field(default=10_000, ge=1)
     """How many categories of a column get an embedding of their own; the less frequent ones share one."""

@@ -24,6 +24,7 @@ TRAINING = "trainer: distributed\nepochs: 4\nbatch_size: 256\nlearning_rate: 0.0
 @pytest.fixture
 def step(data: Path, installation: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "profile.json").write_text("{}")
 
     def run(training: str = TRAINING, data: Path = data, **more: Any) -> dict[str, Any]:

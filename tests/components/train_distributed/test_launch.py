@@ -135,6 +135,7 @@ class TestMachine:
         monkeypatch.setattr(module, "count_gpus", lambda: 0)
         assert Machine.of(Placement()) == Machine(processes=4, threads=2)
         assert Machine.of(Placement(processes=3)) == Machine(processes=3, threads=2)
+        assert Machine.of(Placement(threads=1)) == Machine(processes=4, threads=1)
         monkeypatch.setattr(module, "count_gpus", lambda: 2)
         assert Machine.of(Placement()) == Machine(processes=2, threads=4)
         assert Machine.of(Placement(accelerator="cpu")).processes == 4
