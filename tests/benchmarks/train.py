@@ -212,7 +212,7 @@ def lightning(data: Path, quick: bool) -> float:
     import logging
     import warnings
 
-    import lightning as pl
+    import lightning as pl  # type: ignore[import-not-found]
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -300,7 +300,7 @@ def install_lightning() -> Path:
 
 def memory(data: Path, rows: int, folder: Path, quick: bool) -> list[Row]:
     """Peak resident memory of one training process, on the table and on ten times as many rows."""
-    found = []
+    found: list[Row] = []
     for count, path in ((rows, data), (10 * rows, folder / f"{10 * rows}.parquet")):
         write(path, count)
         with tempfile.TemporaryDirectory() as place:

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from headway.components.data_validate.validate import validate
 from headway.components.ingest.ingest import ingest
 from headway.components.settings import Settings
+from headway.components.train.estimators import TrainSpec
 from headway.components.train.train import train
 from headway.components.train_distributed.job import Progress
 from headway.components.train_distributed.spec import DistributedSpec
@@ -47,7 +48,15 @@ def prepare(project: Project, folder: Path) -> dict[str, Path]:
     """The parts that training and evaluation see."""
     raw = {name: folder / f"raw-{name}.parquet" for name in PARTS}
     clean = {name: folder / f"{name}.parquet" for name in PARTS}
-    ingest(project.spec.source, project.spec.split, project.contract, base=project.folder, **raw)
+    ingest(
+        project.spec.source,
+        project.spec.split,
+        project.contract,
+        base=project.folder,
+        train=raw["train"],
+        validation=raw["validation"],
+        holdout=raw["holdout"],
+    )
     outcome = validate(
         project.contract,
         raw,
@@ -88,7 +97,8 @@ def run(assignments: list[str]) -> list[dict[str, Any]]:
         }
         network = train_distributed(parts["train"], folder / "network", spec=spec, on_progress=_say, **common)
         trained = time.perf_counter()
-        train(parts["train"], folder / "trees", spec=project.spec.training, **common)
+        trees = TrainSpec.parse(project.spec.training.model_dump(mode="json"))
+        train(parts["train"], folder / "trees", spec=trees, **common)
         fitted = time.perf_counter()
         rows = pd.read_parquet(parts["validation"])
         result = network.result
@@ -101,7 +111,7 @@ def run(assignments: list[str]) -> list[dict[str, Any]]:
                 "roc_auc": score(folder / "network", rows),
             },
             {
-                "what": project.spec.training.estimator,
+                "what": trees.estimator,
                 "seconds": fitted - trained,
                 "roc_auc": score(folder / "trees", rows),
             },
