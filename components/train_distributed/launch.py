@@ -42,6 +42,8 @@ GRACE = 60.0
 TAIL = 40
 """Lines of the log that an error carries."""
 ERROR_FILE, LOG = "error.json", "log.txt"
+_GPU_DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
+"""Device files of NVIDIA's and AMD's drivers, and of GPUs under WSL."""
 _POLL = 0.2
 _START = 120.0
 """Seconds that ranks have to load torch and find each other, whatever their patience later."""
@@ -168,6 +170,8 @@ class Machine:
 
 def count_gpus() -> int:
     """GPUs that torch can use here."""
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in _GPU_DEVICES):
+        return 0  # known without loading torch, which takes seconds
     import torch
 
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0

@@ -43,8 +43,12 @@ def log_result(job: Job, result: Result, bundle: Path, settings: Settings) -> No
 
 
 def scalars(result: Result) -> dict[str, float]:
-    """The figures of a result by name, as MLflow and the run page show them."""
-    found: dict[str, Any] = dict(result.metrics)
+    """The figures of a result by name, as MLflow and the run page show them; those that people look for come first."""
+    errors = {name: value for name, value in result.metrics.items() if name.startswith(("validation_", "training_"))}
+    found: dict[str, Any] = dict(sorted(errors.items(), reverse=True))
+    if result.speed is not None:
+        found["rows_per_second"] = result.speed.rows_per_second
+    found |= result.metrics
     found |= {
         "parameters": result.parameters,
         "processes": result.processes,
@@ -56,7 +60,6 @@ def scalars(result: Result) -> dict[str, float]:
     if result.speed is not None:
         speed = result.speed
         found |= {
-            "rows_per_second": speed.rows_per_second,
             "step_seconds": speed.step_seconds,
             "step_seconds_p95": speed.step_seconds_p95,
             "data_share": speed.data_share,

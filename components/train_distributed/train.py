@@ -48,6 +48,15 @@ class Trained:
         """Scalars of the job: losses, sizes, speed."""
         return scalars(self.result)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report."""
+        from html import escape
+
+        from headway.components.train_distributed.report import training_report
+
+        page = escape(training_report(self))
+        return f'<iframe sandbox srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'
+
 
 def train_distributed(
     data: str | Path,
