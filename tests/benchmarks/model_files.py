@@ -40,7 +40,7 @@ from headway.components.train.files import write_bundle
 from headway.components.train.fit import Fitted, fit, wait_without_spinning
 from headway.components.trust import Policy
 
-TREES = {"decision_tree", "extra_trees", "gradient_boosting", "hist_gradient_boosting", "random_forest"}
+ENSEMBLES = {"extra_trees", "gradient_boosting", "hist_gradient_boosting", "random_forest"}
 TARGET = 20
 """Times that a tree ensemble must be faster at one row."""
 FEW: dict[str, dict[str, Any]] = {"mlp": {"max_iter": 10}}
@@ -176,11 +176,17 @@ def show(results: list[dict[str, Any]], title: str) -> None:
         files = _by_name(result)
         if (int8 := files.get("onnx-int8")) and int8["microseconds"]:
             console.print(f"{result['estimator']}, int8 loses {int8['loss']:.2g} at worst: {result['reason']}.")
-    trees = [(result, _by_name(result)) for result in results if result["estimator"] in TREES]
-    for name in ("skops", "alone"):
-        ratio, which = min((_ratios(files, one["served"], name)[0], one["estimator"]) for one, files in trees)
-        verdict = "is reached" if ratio >= TARGET else "is missed"
-        console.print(f"Trees at 1 row against {name}: at least {ratio:,.0f} times ({which}); {TARGET} {verdict}.")
+    trees = [(result, _by_name(result)) for result in results if result["estimator"] in ENSEMBLES]
+    least = {
+        name: min((_ratios(files, one["served"], name)[0], one["estimator"]) for one, files in trees)
+        for name in ("skops", "alone")
+    }
+    verdict = "reached" if least["skops"][0] >= TARGET else "missed"
+    console.print("Tree ensembles at 1 row: at least {:,.0f} times ({}).".format(*least["skops"]), end=" ")
+    console.print(f"The target of {TARGET} is {verdict}.")
+    console.print(
+        "Against the estimator alone, to which nobody gives texts: {:,.1f} times ({}).".format(*least["alone"])
+    )
 
 
 def _by_name(result: dict[str, Any]) -> dict[str, Any]:
