@@ -184,9 +184,7 @@ def show(results: list[dict[str, Any]], title: str) -> None:
     verdict = "reached" if least["skops"][0] >= TARGET else "missed"
     console.print("Tree ensembles at 1 row: at least {:,.0f} times ({}).".format(*least["skops"]), end=" ")
     console.print(f"The target of {TARGET} is {verdict}.")
-    console.print(
-        "Against the estimator alone, to which nobody gives texts: {:,.1f} times ({}).".format(*least["alone"])
-    )
+    console.print("Against the estimator alone, given a finished matrix: {:,.1f} times ({}).".format(*least["alone"]))
 
 
 def _by_name(result: dict[str, Any]) -> dict[str, Any]:
