@@ -22,6 +22,7 @@ from headway.pipelines.cli import (
     ledger,
     model,
     new,
+    optimise,
     outcomes,
     release,
     replay,
@@ -81,6 +82,7 @@ def _options(
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.command("tune")(tune.tune)
+app.command("optimise")(optimise.optimise)
 app.command("new")(new.new)
 app.command("compile")(compile_module.compile_)
 app.command("submit")(submit.submit)
