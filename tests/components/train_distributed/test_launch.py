@@ -1,6 +1,7 @@
 """The torchrun launcher with real processes: results come back, causes are named, nothing is left behind."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from headway.components.train_distributed.launch import (
     ERROR_FILE,
     Machine,
     TorchrunLauncher,
+    Watch,
     choose,
     launch,
     parse_cause,
@@ -125,6 +127,23 @@ class TestEnds:
         while processes_of(job):
             assert time.monotonic() < give_up + 60, "ranks outlived the process that started them"
             time.sleep(0.2)
+
+
+def test_sigterm_cancels_and_the_old_handler_comes_back(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headway.components.train_distributed import launch as module
+
+    class Waiting:
+        def run(self, job: Job, watch: Watch) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert watch.cancel.wait(10)
+            return "ended"
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "choose", lambda placement, settings: Waiting())
+    assert launch(make_job()) == "ended"  # type: ignore[comparison-overlap]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 class TestMachine:
