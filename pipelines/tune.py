@@ -76,7 +76,7 @@ def tuning_of(project: Project, changes: dict[str, Any] | None = None) -> Tuning
     Raises:
         ConfigError: There is no tuning section, or it does not fit; names the key.
     """
-    spec: TuningSpec | None = getattr(project.spec, "tuning", None)
+    spec = project.spec.tuning
     if spec is None:
         raise ConfigError(
             f"{project.folder / SPEC_FILE}: there is no `tuning` section",

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
+from headway.components.bundle import read_info
 from headway.components.settings import Settings
 from headway.components.train.estimators import TrainSpec
 from headway.components.tune.spec import TuningSpec
-from headway.pipelines import spec as spec_module
-from headway.pipelines.cli import _Commands, app
-from headway.pipelines.cli.tune import tune as command
+from headway.pipelines.cli import app
 from headway.pipelines.compile import all_tasks, compile_text, load_spec
 from headway.pipelines.lint import errors_in, lint_spec
 from headway.pipelines.project import resolve
@@ -34,31 +32,12 @@ tuning:
     class_weight: {type: categorical, values: [balanced, null]}
   trials: 6
 """
-CLI = """
-import sys
-sys.argv = ["headway", "tune", *sys.argv[1:]]
-from headway.components.tune.spec import TuningSpec
-from headway.pipelines import spec
-class Tuned(spec.ModelSpec):
-    tuning: TuningSpec | None = None
-spec.ModelSpec = Tuned
-from headway.pipelines.cli import app
-from headway.pipelines.cli.tune import tune
-app.command("tune")(tune)
-app()
-"""
 
 
 @pytest.fixture(autouse=True)
-def _wired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model specification with its tuning section, where it has none of its own."""
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process where OpenMP is loaded already its threads spin while they wait."""
     monkeypatch.setenv("HEADWAY_THREADS", "1")
-    if "tuning" not in spec_module.ModelSpec.model_fields:
-
-        class Tuned(spec_module.ModelSpec):
-            tuning: TuningSpec | None = None
-
-        monkeypatch.setattr(spec_module, "ModelSpec", Tuned)
 
 
 @pytest.fixture
@@ -70,14 +49,7 @@ def project(toy: Path) -> Path:
 
 @pytest.fixture
 def invoke() -> Any:
-    commands = typer.Typer(cls=_Commands)
-    commands.command("tune")(command)
-    commands.command("other")(lambda: None)
-
-    def invoke(*arguments: Any) -> Any:
-        return CliRunner().invoke(commands, ["tune", *map(str, arguments)])
-
-    return invoke
+    return lambda *arguments: CliRunner().invoke(app, ["tune", *map(str, arguments)])
 
 
 class TestPipeline:
@@ -111,6 +83,18 @@ class TestPipeline:
         assert section["parameters"]["C"] == best["best"]["values"]["parameters.C"]
         # What train takes, as it is.
         assert TrainSpec.parse(steps["tune-best"].value).task == "binary"
+
+
+@pytest.mark.slow
+def test_the_best_values_flow_into_the_model(project: Path) -> None:
+    """`headway run` of a project with a tuning section: the bundle holds the estimator that the search found."""
+    result = run(str(project), set=["tuning.trials=4", "tuning.workers=2"]).raise_if_failed()
+    steps = {step.name: step for step in result.steps}
+    best = json.loads(Path(steps["tune"].outputs["best"]).read_text())
+    info = read_info(Path(steps["train"].outputs["bundle"]))
+    assert info.parameters == {"C": best["best"]["values"]["parameters.C"]}
+    assert result.decision == "promote"
+    assert "tune" in result.reports
 
 
 class TestCommand:
@@ -195,36 +179,26 @@ class TestCommand:
         assert "got elasticnet penalty" in done.stderr
 
     @pytest.mark.slow
-    @pytest.mark.skipif("tuning" in spec_module.ModelSpec.model_fields, reason="the command is registered by now")
     def test_ctrl_c(self, project: Path) -> None:
-        _ctrl_c([sys.executable, "-c", CLI], project)
-
-    @pytest.mark.slow
-    @pytest.mark.skipif("tuning" not in spec_module.ModelSpec.model_fields, reason="the command is not registered yet")
-    def test_ctrl_c_of_the_command(self, project: Path) -> None:
-        assert any(each.name == "tune" for each in app.registered_commands)
-        _ctrl_c([sys.executable, "-c", "from headway.pipelines.cli import main; main()", "tune"], project)
-
-
-def _ctrl_c(start: list[str], project: Path) -> None:
-    running = subprocess.Popen(
-        [*start, str(project), "--trials", "5000", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert running.stderr is not None
-    for text in running.stderr:
-        if text.startswith("trial 2"):
-            break
-    os.kill(running.pid, signal.SIGINT)
-    began = time.monotonic()
-    out, err = running.communicate(timeout=60)
-    assert running.returncode == 130, err
-    assert time.monotonic() - began < 30
-    told = json.loads(out)
-    assert told["ended"] == "cancelled"
-    assert told["counts"]["finished"] >= 3
-    assert Path(told["report"]).exists()
+        command = [sys.executable, "-c", "from headway.pipelines.cli import main; main()", "tune", str(project)]
+        running = subprocess.Popen(
+            [*command, "--trials", "5000", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert running.stderr is not None
+        for text in running.stderr:
+            if text.startswith("trial 2"):
+                break
+        os.kill(running.pid, signal.SIGINT)
+        began = time.monotonic()
+        out, err = running.communicate(timeout=60)
+        assert running.returncode == 130, err
+        assert time.monotonic() - began < 30
+        told = json.loads(out)
+        assert told["ended"] == "cancelled"
+        assert told["counts"]["finished"] >= 3
+        assert Path(told["report"]).exists()
