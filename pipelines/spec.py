@@ -177,7 +177,7 @@ def pipeline_arguments(spec: ModelSpec, contract: Contract) -> dict[str, str | b
         "training": spec.training.dump(),
         "evaluation": spec.evaluation.dump(),
         "promote_first": spec.registry.promote_first,
-        **({"tuning": spec.tuning.dump()} if spec.tuning else {}),
+        **({"tuning": spec.tuning.with_metric(spec.evaluation.primary).dump()} if spec.tuning else {}),
         **({"optimisation": spec.optimise.dump()} if spec.optimise else {}),
     }
 

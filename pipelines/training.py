@@ -73,7 +73,7 @@ def shaped(shape: Shape) -> Any:
         """
         outcome = configured(record_outcome(name=name), "tiny").set_caching_options(False)
         with dsl.ExitHandler(outcome):
-            valid = _valid_data(source, split, contract)
+            valid = valid_data(source, split, contract)
             section = _tuned(valid, name, contract, training, tuning) if shape.tuned else training
             bundle = _trained(shape, valid, name, contract, section)
             if shape.optimised:
@@ -94,7 +94,8 @@ def shaped(shape: Shape) -> Any:
     return dsl.pipeline(name="training", description=describe)(with_kept)
 
 
-def _valid_data(source: str, split: str, contract: str) -> dsl.PipelineTask:
+def valid_data(source: str, split: str, contract: str) -> dsl.PipelineTask:
+    """The first two steps of every pipeline: read, split, and check against the contract."""
     data = configured(ingest(source=source, split=split, contract=contract), "medium")
     # What lies behind a source's address can change while the address does not.
     data.set_caching_options(False)

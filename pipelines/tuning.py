@@ -10,27 +10,11 @@ the training pipeline does all of this in one place.
 
 from kfp import dsl
 
-from headway.components.data_validate.component import data_validate
-from headway.components.ingest.component import ingest
 from headway.components.tune.component import tune_best, tune_start, tune_worker
 from headway.pipelines.cluster import configured
+from headway.pipelines.training import valid_data
 
 WORKER_RETRIES = 2
-
-
-def _valid_data(contract: str, source: str, split: str) -> dsl.PipelineTask:
-    parts = configured(ingest(source=source, split=split, contract=contract), "medium")
-    # What lies behind a source's address can change while the address does not.
-    parts.set_caching_options(False)
-    return configured(
-        data_validate(
-            contract=contract,
-            train=parts.outputs["train"],
-            validation=parts.outputs["validation"],
-            holdout=parts.outputs["holdout"],
-        ),
-        "medium",
-    )
 
 
 @dsl.pipeline(name="data", description="Reads data and checks it against its contract.")
@@ -42,7 +26,7 @@ def data(contract: str, source: str, split: str = "{}") -> None:
         source: Where the data comes from: the `source` section of model.yaml, as YAML text.
         split: How it is split: the `split` section of model.yaml, as YAML text.
     """
-    _valid_data(contract, source, split)
+    valid_data(source, split, contract)
 
 
 @dsl.pipeline(name="tuning", description="Reads data, checks it, and searches for the best training section.")
@@ -67,7 +51,7 @@ def tuning(
     Returns:
         The training section with the best values, as YAML text.
     """
-    valid = _valid_data(contract, source, split)
+    valid = valid_data(source, split, contract)
     parts = {"train": valid.outputs["valid_train"], "validation": valid.outputs["valid_validation"]}
     started = configured(tune_start(name=name, contract=contract, training=training, tuning=tuning, **parts), "small")
     # The study goes on from where it is, whatever the arguments say.
