@@ -114,6 +114,8 @@ class Speed(Config):
     """Share of the wall time in which the step waited for rows, 0 to 1."""
     checkpoint_share: float
     """Share of the wall time in which training waited for a checkpoint, 0 to 1."""
+    cores: float
+    """Cores that the process kept busy; fewer than its threads where others want them too, or a pod's limit is lower."""
     flops_per_row: float
     """Floating-point operations that one row costs, forward and backward."""
     mfu: float | None = None

@@ -39,12 +39,13 @@ class Meter:
         self._rows = 0
         self._waiting = 0.0
         self._saving = 0.0
-        self._last = time.perf_counter()
+        self._cpu = 0.0
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
         self._seen = 0
 
     def skip(self) -> None:
         """Leave out the time since the last step: an evaluation, or the start."""
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
 
     def step(self, rows: int, waited: float, saved: float) -> None:
         """One step is done.
@@ -54,14 +55,15 @@ class Meter:
             waited: Seconds of it that the step waited for its rows.
             saved: Seconds of it that a checkpoint took.
         """
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         self._seen += 1
         if self._seen > WARM_UP:
             self._seconds.append(now - self._last)
             self._rows += rows
             self._waiting += waited
             self._saving += saved
-        self._last = now
+            self._cpu += cpu - self._last_cpu
+        self._last, self._last_cpu = now, cpu
 
     @property
     def rows_per_second(self) -> float:
@@ -86,6 +88,7 @@ class Meter:
             step_seconds_p95=ordered[int(0.95 * (len(ordered) - 1))],
             data_share=self.data_share,
             checkpoint_share=min(1.0, self._saving / sum(self._seconds)),
+            cores=self._cpu / sum(self._seconds),
             flops_per_row=flops_per_row,
             mfu=done / peak if peak else None,
             mfu_against=source,

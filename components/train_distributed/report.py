@@ -78,6 +78,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     found += [
         ("one step", f"{speed.step_seconds * 1e3:.2f} ms (median), {speed.step_seconds_p95 * 1e3:.2f} ms (95 %)"),
         ("waited for rows", f"{speed.data_share:.1%} of the time"),
+        ("kept busy", f"{speed.cores:.2f} cores in each process"),
         ("waited for checkpoints", f"{speed.checkpoint_share:.1%} of the time"),
     ]
     if speed.mfu is not None:
