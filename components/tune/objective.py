@@ -34,7 +34,10 @@ from headway.components.errors import ConfigError, UnknownNameError, did_you_mea
 from headway.components.tune.space import Dimension, Space, Values
 from headway.components.tune.spec import TuningSpec
 
-OBJECTIVES = {"estimator": "headway.components.tune.fitting:FitObjective"}
+OBJECTIVES = {
+    "estimator": "headway.components.tune.fitting:FitObjective",
+    "network": "headway.components.train_distributed.objective:NetworkObjective",
+}
 """The objectives that `tuning.objective` may name; any other is `module:Class`."""
 
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from headway.components.bundle import Task
 from headway.components.config import Config
-from headway.components.errors import UnknownNameError
+from headway.components.errors import ConfigError, UnknownNameError
 from headway.components.evaluate.metrics import PRIMARY, Metric, metric, metrics_for
 from headway.components.tune.space import Domain, Space
 
@@ -86,7 +86,8 @@ class TuningSpec(Config):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seeds sampler and folds."""
     objective: str = Field(default="estimator", min_length=1)
-    """What a trial does: `estimator` fits a scikit-learn estimator; `module:Class` names an Objective of your own."""
+    """What a trial does: `estimator` fits a scikit-learn estimator, `network` trains one (`trainer: distributed`);
+    `module:Class` names an Objective of your own."""
 
     @field_serializer("space")
     def _one_domain_alone(self, space: dict[str, list[Any]]) -> dict[str, Any]:
@@ -120,7 +121,13 @@ class TuningSpec(Config):
             self.metric_for(task)
         elif self.metric:
             metric(self.metric)
-        load_objective(self.objective).check(self.search_space, training, task)
+        kind = load_objective(self.objective)
+        if not isinstance(training, kind.section):
+            raise ConfigError(
+                f"tuning.objective is {self.objective!r}, which takes no {type(training).__name__}",
+                expected="`network` with `trainer: distributed`, else `estimator`",
+            )
+        kind.check(self.search_space, training, task)
 
     def metric_for(self, task: Task) -> Metric:
         """The metric of a trial.
