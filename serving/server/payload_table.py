@@ -100,14 +100,16 @@ class PayloadTable:
         head = (int(time.time() * _MICROSECONDS), id, user, mirrored, code, seconds * 1_000)
         if scored is None or kept is None:
             return (*head, None, None, None, None)
-        if len(scored) > 1:
+        labels, score, probability = scored.labels, scored.score, scored.probability
+        if len(labels) > 1:
             return Batch(head, scored, kept)
+        plain = type(kept) is dict and not self._mask
         return (
             *head,
-            orjson.dumps(scored.labels[0], option=_NUMPY).decode(),
-            None if scored.score is None else float(scored.score[0]),
-            None if scored.probability is None else float(scored.probability[0]),
-            self._texts(kept)[0],
+            orjson.dumps(labels[0], option=_NUMPY).decode(),
+            None if score is None else float(score[0]),
+            None if probability is None else float(probability[0]),
+            orjson.dumps(kept).decode() if plain else self._texts(kept)[0],
         )
 
     def table(self, entries: Sequence["Row | Batch"]) -> "pa.Table":
