@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from headway.components.errors import ReleaseError
-from headway.serving.platform import TOTAL_WEIGHT, Counts, Phase, Reading, Route, Share, VariantState
+from headway.serving.platform import NO_VALUES, TOTAL_WEIGHT, Counts, Phase, Reading, Route, Share, VariantState
 from headway.serving.release.plan import Stage, Strategy
 from headway.serving.release.state import (
     Action,
@@ -414,10 +414,18 @@ def evidence(release: Release, facts: Facts) -> Evidence:
         )
         for variant, weight in zip(release.variants, stage.weights, strict=True)
     ]
-    stable = measured[0]
-    if not _concurrent(release, stage) and release.reference is not None:
-        stable = stable.model_copy(update={"counts": release.reference})
-    return Evidence(stable=stable, canary=measured[-1], others=measured[1:-1], disagreement=facts.disagreement)
+    if not _concurrent(release, stage):
+        if release.reference is not None:
+            measured[0] = measured[0].model_copy(update={"counts": release.reference})
+        if any(each.judged and each.concurrent for each in release.stages):
+            # The predictions were compared on the same traffic already. Those of now and of before are of other hours
+            # and days, and differ with them whatever the version.
+            measured = [_without_scores(one) for one in measured]
+    return Evidence(stable=measured[0], canary=measured[-1], others=measured[1:-1], disagreement=facts.disagreement)
+
+
+def _without_scores(measured: Measured) -> Measured:
+    return measured.model_copy(update={"counts": measured.counts.model_copy(update={"scores": NO_VALUES})})
 
 
 def decides(release: Release) -> bool:

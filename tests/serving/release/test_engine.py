@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from headway.components.errors import ReleaseError
+from headway.serving.platform import NO_VALUES, Counts, Histogram
 from headway.serving.release import engine
 from headway.serving.release.plan import Strategy
-from headway.serving.release.state import MoveChampion, SetRoute, State
+from headway.serving.release.state import MoveChampion, Release, SetRoute, State, Tally
 from headway.serving.release.verdict import Outcome
 from tests.serving.release.conftest import BEFORE, World, new_release
 
@@ -174,6 +175,23 @@ def test_blue_green_waits_until_the_old_variant_has_enough_traffic_to_compare_wi
     assert world.release.stage == 0
     world.reach(1)
     assert world.release.reference is not None
+
+
+def test_predictions_of_other_days_are_not_compared_once_they_were_compared_on_the_same_traffic() -> None:
+    scores = Histogram(edges=[0.5], counts=[60, 40])
+
+    def seen(release: Release, stage: int) -> list[Histogram]:
+        tallies = {name: Tally(counts=Counts(requests=100, scores=scores)) for name in ("v1", "v2")}
+        at = release.model_copy(
+            update={"stage": stage, "state": State.RUNNING, "tallies": tallies, "reference": tallies["v1"].counts}
+        )
+        found = engine.evidence(at, engine.Facts())
+        return [found.stable.counts.scores, found.canary.counts.scores]
+
+    assert seen(new_release(), 2) == [scores, scores]
+    assert seen(new_release(), 3) == [NO_VALUES, NO_VALUES]
+    # A flip has nothing but before and after.
+    assert seen(new_release(strategy="blue_green"), 1) == [scores, scores]
 
 
 def test_shadow_changes_nothing_and_completes() -> None:
