@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,9 @@ from headway.serving.server.scoring import Scored
 if TYPE_CHECKING:
     from headway.serving.server.model import HeadwayModel
 
-SHADOW = "-shadow"
+_SHADOW = b"-shadow"
 """What Envoy appends to the host of a mirrored request."""
 _CHANCE = random.Random(os.urandom(32))
-_PRINTABLE = re.compile(r"[\x21-\x7e][\x20-\x7e]*")
 
 
 def new_id() -> str:
@@ -31,12 +29,12 @@ def usable(header: bytes | None) -> str | None:
     if header is None or len(header) > MAX_ID:
         return None
     text = header.decode("latin-1")
-    return text if _PRINTABLE.fullmatch(text) else None
+    return text if text and text.isascii() and text.isprintable() else None
 
 
 def is_mirrored(host: bytes | None) -> bool:
     """Whether a host is one that Envoy gave a mirrored request: `api-shadow`, or `api-shadow:8080`."""
-    return host is not None and host.partition(b":")[0].endswith(SHADOW.encode())
+    return host is not None and _SHADOW in host and host.partition(b":")[0].endswith(_SHADOW)
 
 
 class Answering:

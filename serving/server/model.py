@@ -1,7 +1,6 @@
 """The kserve Model: a bundle from being opened to being ready, and the calls that requests make."""
 
 import functools
-import gc
 import json
 import time
 from enum import StrEnum
@@ -29,10 +28,6 @@ from headway.serving.server.tensors import COLUMN_DATATYPES, SHOWN, Tensor
 with kserve_imports():
     from kserve import InferOutput, InferRequest, InferResponse, Model
     from kserve.errors import InvalidInput
-
-
-_GARBAGE = 50_000
-"""New objects between two collections of garbage."""
 
 
 class State(StrEnum):
@@ -80,10 +75,6 @@ class HeadwayModel(Model):  # type: ignore[misc]
         try:
             self._open()
             self._warm_up()
-            gc.collect()
-            # What is here now stays, and requests leave no cycles behind: collections need not look for them so often.
-            gc.freeze()
-            gc.set_threshold(_GARBAGE)
         except HeadwayError as error:
             self._fail(error)
         except Exception:
