@@ -115,7 +115,7 @@ class Speed(Config):
     checkpoint_share: float
     """Share of the wall time in which training waited for a checkpoint, 0 to 1."""
     cores: float
-    """Cores that the process kept busy; fewer than its threads where others want them too, or a pod's limit is lower."""
+    """Cores that the process kept busy; fewer than its threads where others want them too, or a pod has a limit."""
     flops_per_row: float
     """Floating-point operations that one row costs, forward and backward."""
     mfu: float | None = None

@@ -81,7 +81,7 @@ class EmbeddingMlp(nn.Module):
         layers: list[nn.Module] = []
         width = numbers + self.embeddings.width
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU()]
+            layers += [nn.Linear(width, size), nn.ReLU(inplace=True)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = size
@@ -102,7 +102,7 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, inner),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Linear(inner, width),
             nn.Dropout(residual_dropout),
@@ -146,7 +146,7 @@ class TabularResNet(nn.Module):
         self.embeddings = Embeddings(categories)
         self.first = nn.Linear(numbers + self.embeddings.width, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, factor, dropout, residual_dropout) for _ in range(blocks)))
-        self.last = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, outputs))
+        self.last = nn.Sequential(nn.LayerNorm(width), nn.ReLU(inplace=True), nn.Linear(width, outputs))
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
         """Outputs (n, k) for standardised numbers (n, p) and codes (n, q)."""

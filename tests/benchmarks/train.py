@@ -300,7 +300,19 @@ def paths(data: Path, quick: bool, peers: bool) -> list[Row]:
     middle = {"what": "headway, streamed from Parquet", "value": wall, "unit": "rows/s", "cpu": cpu, "ratio": 1.0}
     for row in found:
         row["wanted"] = FLOOR.get(row["what"])
+    if has_bfloat16():
+        half = _speed(train(data, precision="bfloat16"))
+        rate = half.rows_per_second / half.cores
+        row = {"what": "headway, bfloat16", "value": half.rows_per_second, "unit": "rows/s", "cpu": rate}
+        found.insert(0, row | {"ratio": middle["cpu"] / rate})
     return [middle, *found]
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 itself."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def install_lightning() -> Path:
@@ -322,7 +334,8 @@ def memory(data: Path, rows: int, folder: Path, quick: bool) -> list[Row]:
     for count, path in ((rows, data), (10 * rows, folder / f"{10 * rows}.parquet")):
         write(path, count)
         with tempfile.TemporaryDirectory() as place:
-            work = job(path, Path(place), early_stopping=True).write()
+            # A small network: what is measured is the data's way through the process.
+            work = job(path, Path(place), early_stopping=True, parameters={"hidden": [32]}, batch_size=8_192).write()
             code = (
                 "import resource, sys; sys.argv = ['trainer', sys.argv[1]]\n"
                 "from headway.components.train_distributed.trainer import main\n"
@@ -341,9 +354,10 @@ def memory(data: Path, rows: int, folder: Path, quick: bool) -> list[Row]:
 
 def scaling(data: Path, rounds: int, epochs: int) -> list[Row]:
     """Two processes over twice one, at the same rows for each in a step; the median of rounds that alternate."""
-    found = []
+    found: list[Row] = []
     for batch in (2_048, 16_384):
-        ones, twos, apart, one, two = [], [], [], None, None
+        ones, twos, apart = [], [], []
+        one = two = _speed(train(data, 1, batch_size=batch))  # one round to warm the file cache
         for _ in range(rounds):
             one = _speed(train(data, 1, batch_size=batch, epochs=epochs))
             two = _speed(train(data, 2, batch_size=2 * batch, epochs=epochs))
