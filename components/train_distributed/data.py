@@ -5,7 +5,9 @@ contiguous slices. A thread does this ahead of the training loop; Arrow and nump
 """
 
 import contextlib
+import os
 import queue
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".parquet", ".pq")
 _OPEN_FILES = 16
-_AHEAD = 4
-"""Batches that are ready before they are asked for."""
+_AHEAD_ROWS, _AHEAD = 65_536, (2, 16)
+"""Rows that are ready before they are asked for, in so many batches at least and at most."""
+_PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -197,12 +200,13 @@ class Ahead:
     Args:
         items: What to run; an error in it is raised where the item was asked for.
         prepare: Done to each item in the thread.
+        rows: Of an item; small ones are made further ahead.
     """
 
-    def __init__(self, items: Iterator[Any], prepare: Callable[[Any], Any]) -> None:
+    def __init__(self, items: Iterator[Any], prepare: Callable[[Any], Any], *, rows: int = 1) -> None:
         self.waited = 0.0
         """Seconds that the caller has waited so far."""
-        self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[Any] = queue.Queue(min(max(_AHEAD_ROWS // rows, _AHEAD[0]), _AHEAD[1]))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(items, prepare), name="batches", daemon=True)
         self._thread.start()
@@ -227,6 +231,7 @@ class Ahead:
         self._thread.join(timeout=10)
 
     def _run(self, items: Iterator[Any], prepare: Callable[[Any], Any]) -> None:
+        _give_way()
         try:
             for item in items:
                 self._put((prepare(item), None))
@@ -242,6 +247,13 @@ class Ahead:
             with contextlib.suppress(queue.Full):
                 self._queue.put(entry, timeout=0.2)
                 return
+
+
+def _give_way() -> None:
+    """Let this thread work where the training loop waits: reading comes in bursts, and other ranks wait for each."""
+    if sys.platform == "linux":  # elsewhere a priority is of the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
 
 
 def _files(address: str) -> tuple[Any, list[str]]:

@@ -41,9 +41,11 @@ from headway.components.train_distributed.plan import Plan
 from headway.components.train_distributed.preprocess import Encoder, Preprocess
 from headway.components.train_distributed.pulse import Pulse
 from headway.components.train_distributed.scan import only_run, prepare
+from headway.components.train_distributed.shared_memory import SharedGradients
 from headway.components.train_distributed.spec import DistributedSpec
 from headway.components.train_distributed.tensors import Batch, to_batch
 from headway.components.train_distributed.world import (
+    MARGIN,
     StopSignal,
     World,
     die_with_parent,
@@ -162,6 +164,17 @@ def distribute(model: nn.Module, spec: DistributedSpec, world: World, parameters
     return wrapped, "ddp"
 
 
+def share_gradients(model: nn.Module, spec: DistributedSpec, world: World) -> SharedGradients | None:
+    """Let the ranks of one CPU machine exchange gradients through shared memory; None where DDP does it itself."""
+    if not isinstance(model, DistributedDataParallel):
+        return None
+    size = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    shared = SharedGradients.between(world, size, spec.patience + MARGIN)
+    if shared is not None:
+        model.register_comm_hook(None, shared.hook)
+    return shared
+
+
 def _is_too_large(parameters: int, world: World) -> bool:
     """Whether a copy with gradients and averages takes more than half of what a process has."""
     if world.device.type == "cuda":
@@ -212,6 +225,7 @@ class _Run:
     ) -> None:
         self.spec, self.world, self.model, self.optimizer, self.plan = spec, world, model, optimizer, plan
         self.task, self.dtype, self.checkpoints, self.pulse, self.stop = learnt.task, dtype, checkpoints, pulse, stop
+        self.shared = share_gradients(model, spec, world)
         self.state = State()
         self.meter = Meter(world)
         self.steps = spec.epochs * plan.steps
@@ -238,7 +252,9 @@ class _Run:
         """Train to the end of the current epoch and judge it; False where SIGTERM stopped it, with the state saved."""
         number, first = divmod(self.state.step, self.plan.steps)
         rows = batches(self.plan, reader, epoch=number, rank=self.world.rank, ranks=self.world.size, first=first)
-        ahead = Ahead(rows, lambda item: (item[0], to_batch(item[1], pin=self.world.device.type == "cuda")))
+        pin = self.world.device.type == "cuda"
+        share = ceil(self.spec.batch_size / self.world.size)
+        ahead = Ahead(rows, lambda item: (item[0], to_batch(item[1], pin=pin)), rows=share)
         self.model.train()
         self.meter.skip()
         waited = saved = 0.0
@@ -272,6 +288,8 @@ class _Run:
     def _step(self, size: int, batch: Batch) -> None:
         step = self.state.step
         seed_step(self.spec, self.world, step)
+        if self.shared is not None:
+            self.shared.wants_to_stop = self.stop.came
         rate = learning_rate(self.spec, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -329,9 +347,11 @@ class _Run:
         )
 
     def _agreed_to_stop(self) -> bool:
-        """Whether SIGTERM had come to any rank by the last step: asked at one step, answered at the next."""
+        """Whether SIGTERM had come to any rank; asked at one step and answered at the next, so that no step waits."""
         if self.world.size == 1:
             return self.stop.came
+        if self.shared is not None:  # it went with the gradients
+            return self.shared.stops
         answer = False
         if self._asked is not None:
             work, flag = self._asked

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from headway.components.errors import ConfigError
 from headway.components.train_distributed.spec import DistributedSpec
 
-_MARGIN = 60.0
+MARGIN = 60.0
 """Seconds that a collective waits longer than the launcher does: the launcher knows more of the cause."""
 
 
@@ -30,6 +30,8 @@ class World:
     size: int
     local_rank: int
     """Its number on this machine."""
+    one_machine: bool
+    """Whether all processes are on one machine."""
     device: torch.device
     control: Any
     """A gloo group for flags and small documents, which waits for no GPU."""
@@ -72,7 +74,7 @@ def join(spec: DistributedSpec) -> Iterator[World]:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = _device(spec, local_rank)
-    timeout = timedelta(seconds=spec.patience + _MARGIN)
+    timeout = timedelta(seconds=spec.patience + MARGIN)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
@@ -83,6 +85,7 @@ def join(spec: DistributedSpec) -> Iterator[World]:
             rank=rank,
             size=size,
             local_rank=local_rank,
+            one_machine=os.environ.get("LOCAL_WORLD_SIZE", "1") == str(size),
             device=device,
             control=dist.new_group(backend="gloo", timeout=timeout),
             saving=dist.new_group(backend="gloo", timeout=timeout),

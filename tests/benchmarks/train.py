@@ -7,8 +7,8 @@ On 2 million rows of 20 number columns (`--quick`: 200,000), binary, in Parquet;
 
     paths        rows/s of one process, against loops over a DataLoader, scikit-learn and (`--peers`) Lightning
     memory       peak memory of a training process on the table and on one ten times as long (2 and 20 million rows)
-    scaling      rows/s of two processes over one, each with one thread and the same rows a step; beside it two
-                 processes that know nothing of each other, which is what the machine itself allows
+    scaling      rows/s of two processes on two cores over one on one core, each with one thread and the same rows a
+                 step; beside it two that know nothing of each other, which is what the machine itself allows
     checkpoints  wall time with one checkpoint every 100 steps over that without
 
 `--peers` installs Lightning into .bench/lightning once, beside the torch that is here. Takes about ten minutes on two
@@ -16,6 +16,7 @@ quiet cores, and prints what it measured with the least that is wanted of it.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -114,10 +115,24 @@ def job(data: Path, folder: Path, **training: Any) -> Job:
 
 
 def train(data: Path, processes: int = 1, **training: Any) -> Result:
-    """Run a job under torchrun, with one thread for each process."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Run a job under torchrun, with one thread and one core for each process."""
+    with tempfile.TemporaryDirectory() as folder, cores(processes):
         placement = {"processes": processes, "threads": 1, "accelerator": "cpu"}
         return launch(job(data, Path(folder), placement=placement, **training))
+
+
+@contextlib.contextmanager
+def cores(count: int) -> Iterator[None]:
+    """Keep what this process starts on so many cores: the thread that reads would take a second one for itself."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # Paths ---------------------------------------------------------------------------------------------------------------
@@ -407,10 +422,14 @@ def unconnected(data: Path, batch: int, epochs: int) -> float:
 
     speeds: list[float] = []
 
-    def one() -> None:
-        speeds.append(_speed(train(data, 1, batch_size=batch, epochs=epochs)).rows_per_second)
+    def one(core: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            os.sched_setaffinity(0, {core})  # of this thread, and of what it starts
+            placement = {"processes": 1, "threads": 1, "accelerator": "cpu"}
+            alone = job(data, Path(folder), placement=placement, batch_size=batch, epochs=epochs)
+            speeds.append(_speed(launch(alone)).rows_per_second)
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=one, args=(core,)) for core in sorted(os.sched_getaffinity(0))[:2]]
     for thread in threads:
         thread.start()
     for thread in threads:

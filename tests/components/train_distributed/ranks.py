@@ -28,9 +28,7 @@ def run(job: Job, ranks: int = 1) -> Result:
 def start(job: Job, ranks: int) -> list[Any]:
     """Start the ranks of a job."""
     path = job.write()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     found = []
     for rank in range(ranks):
         process = _SERVER.Process(target=_main, args=(str(path), rank, ranks, port))
@@ -66,7 +64,39 @@ def stop(processes: list[Any], number: signal.Signals) -> list[int]:
     return finish(processes)
 
 
+def call(function: Any, ranks: int, *arguments: Any) -> list[int]:
+    """Run a function of this test's module in every rank, with the world and the arguments; the exit codes."""
+    port = _free_port()
+    found = [_SERVER.Process(target=_called, args=(function, rank, ranks, port, *arguments)) for rank in range(ranks)]
+    for process in found:
+        process.start()
+    return finish(found)
+
+
+def _called(function: Any, rank: int, size: int, port: int, *arguments: Any) -> None:
+    from headway.components.train_distributed.spec import DistributedSpec
+    from headway.components.train_distributed.world import join
+
+    _settle(rank, size, port)
+    with join(DistributedSpec.parse({"trainer": "distributed"})) as world:
+        function(world, *arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def _main(path: str, rank: int, size: int, port: int) -> None:
+    _settle(rank, size, port)
+    sys.argv = ["trainer", path]
+    from headway.components.train_distributed.trainer import main
+
+    main()
+
+
+def _settle(rank: int, size: int, port: int) -> None:
     import torch
 
     os.environ |= {
@@ -80,7 +110,3 @@ def _main(path: str, rank: int, size: int, port: int) -> None:
         "OMP_NUM_THREADS": "1",
     }
     torch.set_num_threads(1)
-    sys.argv = ["trainer", path]
-    from headway.components.train_distributed.trainer import main
-
-    main()
