@@ -1,19 +1,14 @@
-"""The notebooks run from top to bottom, and a notebook shows a cluster's run."""
+"""The quickstart runs from top to bottom, and a notebook shows a cluster's run."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from headway.components.errors import PipelineError
 from headway.pipelines.notebook import submit
+from tests.notebooks import NOTEBOOKS, execute, shown
 from tests.pipelines.fake_kfp import FakeKfp, fake_kfp
-
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
-_SECONDS = 300
 
 
 @pytest.fixture
@@ -22,24 +17,21 @@ def fake() -> Iterator[FakeKfp]:
         yield running
 
 
-def outputs(notebook: Any, kind: str) -> str:
-    found = [output.get("data", {}).get(kind, "") for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "\n".join("".join(text) for text in found)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADWAY_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    notebook = nbformat.read(path, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), "a notebook is checked in without outputs"
-    NotebookClient(notebook, timeout=_SECONDS, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    html, plain = outputs(notebook, "text/html"), outputs(notebook, "text/plain")
+def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = execute("01_quickstart", tmp_path, monkeypatch)
+    html, plain = shown(notebook, "text/html"), shown(notebook, "text/plain")
     assert "promote" in html
     assert "roc_auc" in html
     assert "<iframe sandbox srcdoc=" in html
     assert "('arrival_delay', 'declared', 'block')" in plain
+
+
+def test_every_notebook_is_run_by_some_test() -> None:
+    tests = [path.read_text() for path in NOTEBOOKS.parent.glob("tests/**/test_notebook.py")]
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    assert names
+    assert [name for name in names if not any(f'execute("{name}"' in text for text in tests)] == []
 
 
 class TestSubmittingFromANotebook:
