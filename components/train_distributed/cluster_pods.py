@@ -8,7 +8,7 @@ from datetime import datetime
 
 from headway.components.kubernetes.client import Document
 from headway.components.kubernetes.follow import moment
-from headway.components.train_distributed.launch import parse_cause
+from headway.components.train_distributed.causes import parse_cause
 
 LATE = 60.0
 """Seconds by which the end of a culprit may follow its peers': torchrun first ends the other ranks of its machine."""

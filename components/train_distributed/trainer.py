@@ -4,7 +4,7 @@
     torchrun --standalone --nproc-per-node 4 -m headway.components.train_distributed.trainer JOB.json
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-endpoint HOST:29500 ... -m headway...trainer JOB.json
 
-JOB.json is a `Job` (job.py); `launch.py` writes it and starts the processes. The knobs, with a reason for each, are the
+JOB.json is a `Job` (job.py); a launcher writes it and starts the processes. The knobs, with a reason for each, are the
 training section (`DistributedSpec` in spec.py). The same job again goes on where the last one stopped, with any number
 of processes; a finished one only judges and writes its bundle again. After SIGTERM all ranks save together and leave
 with the exit code 143.

@@ -53,7 +53,7 @@ class Report(Protocol):
 
         Args:
             step: How far the trial has come: an epoch, a rung; rises from report to report.
-            value: The metric on rows that were not fitted on.
+            value: The metric on rows that were not fitted on, or the loss that `Objective.reported` names.
 
         Returns:
             Whether the trial should stop here: it looks poor, or the time is over.
@@ -101,6 +101,8 @@ class Objective(ABC):
 
     section: ClassVar[type[Config]]
     """The typed training section that the space's keys lead into."""
+    reported: ClassVar[str] = ""
+    """What a trial reports on its way, where that is a loss (lower is better) and not the metric: the loss's name."""
 
     @abstractmethod
     def __init__(self, job: Job) -> None:

@@ -27,7 +27,7 @@ class Row:
     """Its number in the study, from 0."""
     state: State
     value: float | None
-    """The metric; of a pruned trial the last one it reported."""
+    """The metric; of a pruned trial the last one it reported, None where it reports a loss."""
     values: Values
     """The varied keys and their values."""
     seconds: float | None
@@ -35,7 +35,7 @@ class Row:
     error: str = ""
     """Why it failed."""
     reports: dict[int, float] = field(default_factory=dict)
-    """The metric at each step that it reported."""
+    """The metric, or the loss that the objective names, at each step that it reported."""
     attempt: int = 1
     """2 when a worker died with these values before."""
     baseline: bool = False
@@ -163,8 +163,9 @@ def read_outcome(session: StudySession, *, ended: Ended, seconds: float, folder:
 
 def row_of(trial: FrozenTrial, session: StudySession) -> Row:
     """One trial as a row."""
-    reports = dict(sorted(trial.intermediate_values.items()))
-    value = trial.value if trial.state is TrialState.COMPLETE else next(reversed(reports.values()), None)
+    reports = {step: session.sign * value for step, value in sorted(trial.intermediate_values.items())}
+    last = None if session.reported else next(reversed(reports.values()), None)
+    value = trial.value if trial.state is TrialState.COMPLETE else last
     known = trial.params or trial.system_attrs.get("fixed_params", {})
     return Row(
         number=trial.number,

@@ -108,6 +108,10 @@ class StudySession:
         except KeyError:
             raise UnknownNameError("study", job.study, optuna.get_all_study_names(self.storage)) from None
         self.worker = f"{worker}-{uuid.uuid4().hex[:8]}"
+        self.reported = load_objective(self.spec.objective).reported
+        """The loss that trials report on their way; empty where it is the metric."""
+        self.sign = -1 if self.reported and direction_of(job) is StudyDirection.MAXIMIZE else 1
+        """What a reported loss is multiplied with, so that it is better where the metric is."""
 
     def trials(self) -> list[FrozenTrial]:
         """All attempts by number, those that do not count among them; not to be changed."""
@@ -249,8 +253,9 @@ class TrialReport:
     stopped: bool = field(default=False, init=False)
 
     def __call__(self, step: int, value: float) -> bool:
-        """Report the metric so far; True when the trial should stop."""
-        self.trial.report(self.session._cost(value), step)
+        """Report the metric or the loss so far; True when the trial should stop."""
+        session = self.session
+        self.trial.report(session.sign * value if session.reported else session._cost(value), step)
         if self.session.out_of_time():
             self.trial.set_user_attr(STOPPED, "time")
             self.stopped = True

@@ -13,7 +13,7 @@ from typing import Any
 from headway.components.errors import PlatformError
 from headway.components.settings import Settings
 from headway.components.train.tracking import RUN_ID_ENV, Run, tracked_run
-from headway.components.tune.objective import Job
+from headway.components.tune.objective import Job, load_objective
 from headway.components.tune.outcome import Outcome, Row
 
 TRIAL_TAG = "headway.trial"
@@ -89,7 +89,8 @@ class StudyRun:
             params=row.values,
             tags={"headway.step": "tune", "headway.state": row.state, "headway.error": row.error},
         )
-        points = [Metric(self._job.metric, value, ended, step) for step, value in row.reports.items()]
+        reported = load_objective(self._job.spec.objective).reported or self._job.metric
+        points = [Metric(reported, value, ended, step) for step, value in row.reports.items()]
         if row.state == "finished" and row.value is not None:
             points.append(Metric(self._job.metric, row.value, ended, max(row.reports, default=0) + 1))
         with _explained(self.run):

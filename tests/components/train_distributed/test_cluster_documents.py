@@ -14,7 +14,8 @@ from headway.components.settings import Settings
 from headway.components.train_distributed import cluster_job, launch_cluster
 from headway.components.train_distributed.cluster_job import LONGEST_NAME, Step, unknown_fields
 from headway.components.train_distributed.cluster_spec import RUNTIME, ClusterSpec, Volume
-from headway.components.train_distributed.launch import Machine, choose
+from headway.components.train_distributed.launch import choose
+from headway.components.train_distributed.launch_torchrun import Machine
 from headway.components.train_distributed.pytorchjob import PyTorchJobEngine
 from headway.components.train_distributed.trainjob import TrainJobEngine
 from tests.components.kubernetes import schemas

@@ -15,17 +15,10 @@ pytest.importorskip("torch", reason="torchrun comes with torch (headway[torch])"
 
 from headway.components.errors import ConfigError, TrainingError
 from headway.components.settings import Settings
+from headway.components.train_distributed.causes import parse_cause, read_cause
 from headway.components.train_distributed.job import Heartbeat, Job, Progress
-from headway.components.train_distributed.launch import (
-    ERROR_FILE,
-    Machine,
-    TorchrunLauncher,
-    Watch,
-    choose,
-    launch,
-    parse_cause,
-    read_cause,
-)
+from headway.components.train_distributed.launch import Watch, choose, launch
+from headway.components.train_distributed.launch_torchrun import ERROR_FILE, Machine, TorchrunLauncher
 from headway.components.train_distributed.spec import Placement
 
 BREAKING = "tests.components.train_distributed.user_networks.Breaking"
@@ -107,6 +100,15 @@ class TestEnds:
         assert len(steps) == 1
         assert steps[0] >= seen[-1].step > 0
 
+    def test_error_of_who_watches_ends_the_run_and_comes_out(self, make_job: Callable[..., Job]) -> None:
+        def told(progress: Progress) -> None:
+            raise OSError("the place for progress is full")
+
+        job = make_job(epochs=4_000, placement=TWO)
+        with pytest.raises(OSError, match="place for progress is full"):
+            launch(job, on_progress=told)
+        assert not processes_of(job)
+
     def test_starter_that_is_killed_takes_all_along(self, make_job: Callable[..., Job]) -> None:
         import subprocess
         import sys
@@ -148,7 +150,7 @@ def test_sigterm_cancels_and_the_old_handler_comes_back(
 
 class TestMachine:
     def test_threads_share_the_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from headway.components.train_distributed import launch as module
+        from headway.components.train_distributed import launch_torchrun as module
 
         monkeypatch.setattr(module, "available_threads", lambda: 8)
         monkeypatch.setattr(module, "count_gpus", lambda: 0)
@@ -162,7 +164,7 @@ class TestMachine:
             Machine.of(Placement(processes=3))
 
     def test_gpu_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from headway.components.train_distributed import launch as module
+        from headway.components.train_distributed import launch_torchrun as module
 
         monkeypatch.setattr(module, "count_gpus", lambda: 0)
         with pytest.raises(ConfigError, match="wants GPUs"):

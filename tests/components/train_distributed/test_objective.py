@@ -48,6 +48,29 @@ def test_a_search_finds_a_learning_rate_that_learns(tmp_path: Path, installation
     assert len(outcome.rows) == 3
 
 
+@pytest.mark.slow
+def test_a_trial_whose_loss_looks_poor_is_stopped_at_a_third_of_its_epochs(
+    tmp_path: Path, installation: Settings
+) -> None:
+    train, validation = part(tmp_path / "train.parquet", 0), part(tmp_path / "validation.parquet", 1)
+    training = TRAINING.replace("epochs: 2", "epochs: 6").replace("trainer:", "learning_rate: 0.03\ntrainer:")
+    rates = {"learning_rate": {"type": "categorical", "values": [0.03, 1e-7]}}
+    spec = TuningSpec.parse(
+        {**TUNING, "space": rates, "pruner": "median", "startup": 2, "sampler": "random", "trials": 4}
+    )
+    job = plan("toy", CONTRACT, training, spec, train=train, validation=validation)
+    outcome = search(job, installation, in_process=True)
+    pruned = [row for row in outcome.rows if row.state == "pruned"]
+    assert pruned
+    for row in pruned:
+        assert row.values == {"learning_rate": 1e-7}
+        assert row.value is None, "it has reported a loss, which is no roc_auc"
+        assert list(row.reports) == [1]
+    losses = [row.reports[1] for row in outcome.rows if row.reports]
+    assert min(losses) > 0, "losses keep their sign, though the metric is maximised"
+    assert outcome.require_best().values == {"learning_rate": 0.03}
+
+
 def test_an_objective_of_another_trainer_is_refused() -> None:
     spec = TuningSpec.parse({**TUNING, "objective": "estimator"})
     with pytest.raises(ConfigError, match="takes no DistributedSpec") as told:
