@@ -1,6 +1,10 @@
-"""Names and texts as SQL, quoted so that no column can be read as anything else."""
+"""What all our SQL has in common: names and texts, quoted so that no column can be read as anything else; sessions."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 def quote_name(name: str) -> str:
@@ -31,3 +35,16 @@ def quote_texts(texts: Iterable[str]) -> str:
         ['a', 'b']
     """
     return "[" + ", ".join(quote_text(text) for text in texts) + "]"
+
+
+def settle(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Give a session what every one of ours has: times in UTC, and no progress bar between our own lines.
+
+    Args:
+        connection: A DuckDB session.
+    """
+    connection.execute("SET TimeZone = 'UTC'")
+    # In a notebook without ipywidgets there is no bar, and DuckDB refuses to have it switched off.
+    (shown,) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0]
+    if shown:
+        connection.execute("SET enable_progress_bar = false")

@@ -6,7 +6,7 @@ result
 """
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,23 @@ from headway.pipelines.run import RunResult, run
 from headway.pipelines.runs import RemoteRun
 from headway.pipelines.submit import Submission
 
-__all__ = ["ClusterRun", "result_html", "run", "submit"]
+__all__ = ["ClusterRun", "Page", "result_html", "run", "submit"]
 
 _STATUS: dict[str, page.Status] = {"promote": "good", "hold": "warn", "reject": "bad"}
 _REMOTE_STATUS: dict[str, page.Status] = {"SUCCEEDED": "good", "SKIPPED": "good", "FAILED": "bad", "CANCELED": "warn"}
 _REPORT_HEIGHT = 620
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report that a notebook shows, in a frame of its own where no script runs."""
+
+    html: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        text = html.escape(self.html, quote=True)
+        style = f"width:100%;height:{_REPORT_HEIGHT}px;border:1px solid #ddd"
+        return f'<iframe sandbox srcdoc="{text}" style="{style}"></iframe>'
 
 
 @dataclass
@@ -104,6 +116,4 @@ def _report_frame(result: RunResult) -> str:
     report = result.reports.get("evaluate")
     if not report or not Path(report).exists():
         return ""
-    text = html.escape(Path(report).read_text(encoding="utf-8"), quote=True)
-    style = f"width:100%;height:{_REPORT_HEIGHT}px;border:1px solid #ddd"
-    return f'<iframe sandbox srcdoc="{text}" style="{style}"></iframe>'
+    return Page(Path(report).read_text(encoding="utf-8"))._repr_html_()

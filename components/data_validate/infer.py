@@ -37,7 +37,7 @@ from headway.components.data_validate.contract import (
 )
 from headway.components.data_validate.table import without_nan
 from headway.components.errors import SourceError, UnknownNameError, UsageError
-from headway.components.sql import quote_name, quote_text
+from headway.components.sql import quote_name, quote_text, settle
 
 MAX_VALUES = 50
 """A text column with more different values gets no `values`."""
@@ -214,8 +214,7 @@ def _measure(path: Path, target: str | None) -> tuple[dict[str, _Seen], list[str
         raise SourceError(f"{path}: is a folder", expected="one file") if path.is_dir() else missing_file(path)
     with tempfile.TemporaryDirectory(prefix="headway-infer-") as spill, duckdb.connect(":memory:") as connection:
         connection.execute(f"SET temp_directory = {quote_text(spill)}")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET enable_progress_bar = false")
+        settle(connection)
         try:
             return _measure_all(connection, path, target)
         except duckdb.Error as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from headway.components.data_validate.contract import ColumnType, Contract
 from headway.components.errors import SourceError, UsageError
-from headway.components.sql import quote_text
+from headway.components.sql import quote_text, settle
 
 if TYPE_CHECKING:
     import duckdb
@@ -150,8 +150,7 @@ def open_table(contract: Contract, data: Data, *, writes: Iterable[Path] = (), t
         connection.execute(f"SET threads = {threads}")
         connection.execute(f"SET memory_limit = '{max(LEAST_MEMORY_MB, MEMORY_PER_THREAD_MB * threads)}MB'")
         connection.execute(f"SET temp_directory = {quote_text(folder)}")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET enable_progress_bar = false")
+        settle(connection)
         parts = tuple(
             _open_part(connection, contract, name, path, Path(folder) / str(i))
             for i, (name, path) in enumerate(files.items())

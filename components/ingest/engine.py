@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.components.errors import SourceError
-from headway.components.sql import quote_text
+from headway.components.sql import quote_text, settle
 
 MEMORY = "1GiB"
 """What DuckDB may hold in memory before it spills to disk."""
@@ -33,8 +33,7 @@ def connect(workspace: Path, *, memory: str = MEMORY) -> Any:
         "threads": str(min(available_cores(), 8)),
     }
     connection = duckdb.connect(":memory:", config=settings)
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_progress_bar = false")
+    settle(connection)
     return connection
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headway.pipelines.cli.actor import user
 from headway.pipelines.cli.output import JsonOption, emit
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def create(
         "endpoint": endpoint,
     }
     spec = _spec(file, {key: value for key, value in given.items() if value is not None})
-    experiment = _experiments().create(spec, actor=actor or _user(), auto_start=start)
+    experiment = _experiments().create(spec, actor=actor or user(), auto_start=start)
     _told(experiment.standing(), as_json)
 
 
@@ -176,7 +177,7 @@ def _get(name: str) -> "Experiment":
 
 
 def _move(name: str, move: "Move", reason: str, actor: str | None, as_json: bool) -> None:
-    found: Standing = getattr(_get(name), move)(actor=actor or _user(), reason=reason)
+    found: Standing = getattr(_get(name), move)(actor=actor or user(), reason=reason)
     _told(found, as_json)
 
 
@@ -231,12 +232,6 @@ def _time(text: str | None) -> "datetime | None":
         return datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time such as 2026-11-25T10:00:00Z", param_hint="--time") from None
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _row(standing: "Standing") -> dict[str, Any]:

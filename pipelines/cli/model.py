@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headway.pipelines.cli.actor import user
 from headway.pipelines.cli.output import JsonOption, emit
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make a version the champion, if the champion is still the one you expect."""
-    version = _registry().promote(name, ref, expected=_number(expect), actor=actor or _user(), reason=reason)
+    version = _registry().promote(name, ref, expected=_number(expect), actor=actor or user(), reason=reason)
     emit(_row(version), as_json=as_json, render=lambda console: console.print(f"{version.label} is the champion."))
 
 
@@ -84,7 +85,7 @@ def rollback(
 ) -> None:
     """Make the previous champion the champion again; a second call changes nothing."""
     expected = None if expect is None else _number(expect)
-    version = _registry().rollback(name, to=to, expected=expected, actor=actor or _user(), reason=reason)
+    version = _registry().rollback(name, to=to, expected=expected, actor=actor or user(), reason=reason)
     emit(_row(version), as_json=as_json, render=lambda console: console.print(f"{version.label} is the champion."))
 
 
@@ -162,12 +163,6 @@ def _number(text: str) -> int | None:
     if not text.isascii() or not text.isdecimal():
         raise typer.BadParameter(f"{text!r} is not a version's number or `none`", param_hint="--expect")
     return int(text)
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _render(console: "Console", rows: list[dict[str, Any]], headings: list[str], empty: str) -> None:

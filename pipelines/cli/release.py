@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headway.pipelines.cli.actor import user
 from headway.pipelines.cli.output import JsonOption, emit, error_console
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def plan(
 
     releases = _releases()
     spec = _spec(model, strategy, set_)
-    release = releases.prepare(model, ref, spec=spec, endpoint=endpoint, actor=_user(), reason="plan")
+    release = releases.prepare(model, ref, spec=spec, endpoint=endpoint, actor=user(), reason="plan")
     found = estimate(releases.settings, release, requests_per_hour=requests_per_hour)
     emit(
         {"release": _document(release), "forecast": found.model_dump(mode="json")},
@@ -84,7 +85,7 @@ def start(
         spec=_spec(model, strategy, set_),
         others=others or (),
         endpoint=endpoint,
-        actor=actor or _user(),
+        actor=actor or user(),
         reason=reason,
     )
     _told_or_watched(releases, release, wait=wait, as_json=as_json)
@@ -136,13 +137,13 @@ def explain(
 @app.command()
 def pause(endpoint: EndpointArgument, actor: ActorOption = None, as_json: JsonOption = False) -> None:
     """Stop moving traffic; a failing newcomer is taken back all the same."""
-    _told(_releases().pause(endpoint, actor=actor or _user()), as_json=as_json)
+    _told(_releases().pause(endpoint, actor=actor or user()), as_json=as_json)
 
 
 @app.command()
 def resume(endpoint: EndpointArgument, actor: ActorOption = None, as_json: JsonOption = False) -> None:
     """Go on after a pause or a hold."""
-    _told(_releases().resume(endpoint, actor=actor or _user()), as_json=as_json)
+    _told(_releases().resume(endpoint, actor=actor or user()), as_json=as_json)
 
 
 @app.command()
@@ -150,7 +151,7 @@ def promote(
     endpoint: EndpointArgument, reason: ReasonOption, actor: ActorOption = None, as_json: JsonOption = False
 ) -> None:
     """Skip the rest of the stages; your word and your reason go into the ledger."""
-    _told(_releases().promote(endpoint, actor=actor or _user(), reason=reason), as_json=as_json)
+    _told(_releases().promote(endpoint, actor=actor or user(), reason=reason), as_json=as_json)
 
 
 @app.command()
@@ -158,7 +159,7 @@ def abort(
     endpoint: EndpointArgument, reason: ReasonOption, actor: ActorOption = None, as_json: JsonOption = False
 ) -> None:
     """End the active release and restore the route from before it."""
-    _told(_releases().abort(endpoint, actor=actor or _user(), reason=reason), as_json=as_json)
+    _told(_releases().abort(endpoint, actor=actor or user(), reason=reason), as_json=as_json)
 
 
 @app.command()
@@ -175,7 +176,7 @@ def rollback(
     """
     from headway.serving.release.state import State
 
-    release = _releases().rollback(endpoint, to=to, actor=actor or _user(), reason=reason)
+    release = _releases().rollback(endpoint, to=to, actor=actor or user(), reason=reason)
     if release is None:
         emit({"changed": False}, as_json=as_json, render=lambda console: console.print("It serves already."))
         return
@@ -252,12 +253,6 @@ def _releases() -> "Releases":
     from headway.serving.release.releases import Releases
 
     return Releases(_settings())
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _spec(model: str, strategy: str | None, assignments: list[str] | None) -> "ReleaseSpec":

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headway.pipelines.cli.actor import user
 from headway.pipelines.cli.output import JsonOption, emit, error_console
 
 if TYPE_CHECKING:
@@ -26,9 +27,24 @@ def up(
     A second call changes nothing. After a crash or a reboot it brings everything back as it was.
     """
     from headway.serving.embedded.lifecycle import up as start
+    from headway.serving.release.releases import Releases
 
     err = error_console()
-    result = start(_platform(), models or [], tell=lambda line: err.print(line, markup=False))
+
+    def tell(line: str) -> None:
+        err.print(line, markup=False)
+
+    platform = _platform()
+    releases = Releases(platform.settings, platform=platform)
+    for model in models or []:
+        releases.registry.champion(model)  # a model without one is refused before anything starts
+    result = start(platform, tell=tell)
+    for model in models or []:
+        tell(f"{model} starting")
+        release = releases.serve(model, actor=user(), reason="the champion of a model that had no endpoint")
+        if release is not None:
+            tell(f"{model}/{release.newcomer.name} ready")
+            result.changes.append(f"serving {model} version {release.newcomer.version}")
     emit(result.model_dump(), as_json=as_json, render=lambda console: _render_up(console, result))
 
 

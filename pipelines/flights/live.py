@@ -119,11 +119,7 @@ def _registered(result: RunResult) -> RunResult:
 
 
 def _serve(releases: Releases, champion: RunResult, tell: Tell) -> None:
-    if releases.platform.route(MODEL) is None:
-        first = releases.start(MODEL, "champion", actor="demo", reason="the first version")
-        first = releases.wait(first.id)
-        if first.state is not State.PROMOTED:
-            raise PipelineError(f"{MODEL} cannot be served: {first.ended_why}")
+    releases.serve(MODEL, actor="demo", reason="the first version")
     url = releases.platform.address(MODEL).url
     tell(f"version {releases.registry.champion(MODEL).version} serves at {url}/{MODEL}/predict")
 

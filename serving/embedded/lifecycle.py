@@ -1,9 +1,8 @@
 """Up and down: starting what the desired state says, health-gated, and stopping it."""
 
-import getpass
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from headway.serving.embedded.auth import AuthConfig
 from headway.serving.embedded.platform import READY_SECONDS, EmbeddedPlatform
 from headway.serving.embedded.state import EndpointState, Process, Served, State
 from headway.serving.embedded.supervisor import end, orphans
-from headway.serving.platform import TOTAL_WEIGHT, Route, Share, Variant
+from headway.serving.platform import Variant
 
 GATEWAY_SECONDS = 30.0
 _DRAIN_SECONDS = 5.0
@@ -41,15 +40,14 @@ def _silently(_: str) -> None:
     pass
 
 
-def up(platform: EmbeddedPlatform, models: Sequence[str] = (), *, tell: Tell = _silently) -> UpResult:
-    """Start what the desired state says, and an endpoint for each model that has none.
+def up(platform: EmbeddedPlatform, *, tell: Tell = _silently) -> UpResult:
+    """Start what the desired state says.
 
     Calling it again changes nothing. After a crash or a reboot it brings back endpoints, variants and routes as they
     were. It reads `gateway.yaml` and `auth.yaml`.
 
     Args:
         platform: The platform.
-        models: Registered models; each gets an endpoint of its name with its champion, unless it has one.
         tell: Gets one line for each step.
 
     Raises:
@@ -57,16 +55,12 @@ def up(platform: EmbeddedPlatform, models: Sequence[str] = (), *, tell: Tell = _
         NotReadyError: A variant that gets traffic did not become ready.
         ConfigError: `gateway.yaml` or `auth.yaml` is wrong; nothing was changed.
     """
-    champions = {model: _champion(platform.settings, model) for model in models if platform.route(model) is None}
     changes = _start(platform, tell)
     _wait_for_gateway(platform)
     url = platform.address("").url
     tell(f"gateway ready on {url}")
-    for model, variant in champions.items():
-        changes += _serve_champion(platform, model, variant, tell)
     for endpoint in platform.endpoints():
-        if endpoint not in champions:
-            _wait_for_endpoint(platform, endpoint, tell)
+        _wait_for_endpoint(platform, endpoint, tell)
     return UpResult(url=url, changes=changes)
 
 
@@ -226,48 +220,6 @@ def _wait_ready(platform: EmbeddedPlatform, endpoint: str, variant: Variant) -> 
                 fix=f"read the logs in {platform.installation.layout.logs}; `headway up` tries again",
             )
         time.sleep(_POLL_SECONDS)
-
-
-# ---- the first endpoint of a model
-
-
-def _champion(settings: Settings, model: str) -> Variant:
-    from headway.components.register.registry import Registry
-
-    registry = Registry(settings)
-    version = registry.champion(model)
-    return Variant(
-        name=f"v{version.version}",
-        model=model,
-        version=version.version,
-        digest=version.digest,
-        storage_uri=registry.storage_uri(version),
-    )
-
-
-def _serve_champion(platform: EmbeddedPlatform, model: str, variant: Variant, tell: Tell) -> list[str]:
-    tell(f"{model}/{variant.name} starting")
-    platform.ensure_variant(model, variant)
-    _wait_ready(platform, model, variant)
-    platform.set_route(model, Route(salt=model, shares=[Share(variant=variant.name, weight=TOTAL_WEIGHT)]))
-    _record(platform.settings, variant)
-    tell(f"{model}/{variant.name} ready")
-    return [f"serving {model} version {variant.version}"]
-
-
-def _record(settings: Settings, variant: Variant) -> None:
-    """Say in the ledger what is served from now on, in the form in which releases do."""
-    from headway.components.register.ledger import Ledger
-
-    body = {
-        "endpoint": variant.model,
-        "weights": {variant.name: TOTAL_WEIGHT},
-        "versions": {variant.name: variant.version},
-        "salt": variant.model,
-        "reason": "the champion of a model that had no endpoint",
-    }
-    ledger = Ledger(settings.resolved_database_url)
-    ledger.append("weights", model=variant.model, version=variant.version, actor=getpass.getuser(), body=body)
 
 
 # ---- stopping

@@ -125,6 +125,33 @@ class Releases:
         release = self.prepare(model, ref, spec=spec, others=others, endpoint=endpoint, actor=actor, reason=reason)
         return self._begin(release)
 
+    def serve(self, model: str, *, actor: str, reason: str) -> Release | None:
+        """Serve a model's champion at an endpoint of the model's name, unless there is one, and wait until it does so.
+
+        Args:
+            model: The model's name in the registry.
+            actor: Who wants it.
+            reason: Why, in words; it goes into the ledger.
+
+        Returns:
+            The endpoint's first release; None where the endpoint is there already.
+
+        Raises:
+            UnknownNameError: There is no such model, or it has no champion.
+            TrustError: The champion does not pass the trust gate.
+            ReleaseError: It did not pass its checks, or did not become ready.
+        """
+        if self.platform.route(model) is not None:
+            return None
+        active = self.store.active(model) or self.start(model, "champion", actor=actor, reason=reason)
+        ended = self._finish(active)
+        if ended.state is not State.PROMOTED:
+            raise ReleaseError(
+                f"Version {ended.newcomer.version} of {model!r} does not serve: {ended.ended_why}",
+                fix=f"headway release explain {model}",
+            )
+        return ended
+
     def wait(
         self,
         release_id: str,
