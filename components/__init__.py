@@ -4,7 +4,13 @@ from headway.components import ingest, data_validate, train, evaluate, register,
 """
 
 import importlib
+import os
 from typing import Any
+
+# onnxruntime and MLflow report to their makers unless told otherwise, and onnxruntime leaves a device's id in the home
+# folder. Whoever wants that sets these to 0.
+for _variable in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 CATALOGUE = {
     "ingest": "headway.components.ingest.component",
