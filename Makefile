@@ -60,7 +60,7 @@ bench-release: install-dev  ## what a bad canary costs, against fixed thresholds
 	$(BIN)/python tests/benchmarks/release.py
 
 bench-train: install-dev install-torch  ## the trainer against DataLoaders, Lightning and scikit-learn, and its scaling
-	$(BIN)/python tests/benchmarks/train.py
+	$(BIN)/python tests/benchmarks/train.py --peers
 
 bench-tune: install-dev  ## pruned trials with four workers, with one, and plain random search
 	$(BIN)/python tests/benchmarks/tune.py
