@@ -141,8 +141,8 @@ class Checker:
 
     def _row_arrays(self, clean: dict[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
         """One checked record as `Features.arrays` gives it, several times as fast."""
-        if self._calendar or not self._fits:
-            return self._features.arrays({name: [value] for name, value in clean.items()})
+        if self._calendar:
+            return self._slow_arrays(clean)
         if self._flagged:
             found: list[Any] = []
             for name, may_miss in self._number_names:
@@ -153,14 +153,23 @@ class Checker:
                     found.append(missing)
         else:
             found = [clean[name] for name in self._plain_names]
-        numbers = np.array([found], dtype=np.float32)
+        if self._fits:
+            numbers = np.array([found], dtype=np.float32)
+        else:
+            wide = np.array([found], dtype=np.float64)
+            if not _holds(wide):
+                return self._slow_arrays(clean)
+            numbers = wide.astype(np.float32)
         if not self._text_names:
             return numbers, self._no_texts
         texts = [MISSING if clean[name] is None else clean[name] for name in self._text_names]
         return numbers, np.array([texts], dtype=object)
 
+    def _slow_arrays(self, clean: dict[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
+        return self._features.arrays({name: [value] for name, value in clean.items()})
+
     def _matrix_numbers(self, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
-        if self._fits and not self._flagged:
+        if not self._flagged and (self._fits or _holds(matrix)):
             return matrix.astype(np.float32)
         columns = dict(zip(self.names, matrix.T, strict=True))
         return self._features.arrays(columns)[0]
@@ -234,6 +243,11 @@ def _bounds(column: Column) -> tuple[float, float]:
     low = -widest if rule.min is None else max(-widest, float(rule.min))
     high = widest if rule.max is None else min(widest, float(rule.max))
     return low, high
+
+
+def _holds(wide: NDArray[np.float64]) -> bool:
+    """Whether 32 bits hold each of the numbers, as far as it is one."""
+    return not bool((np.abs(wide) > _FLOAT32_MAX).any())
 
 
 def _may_overflow(column: Column) -> bool:

@@ -5,18 +5,18 @@
 On 2 million rows of 20 number columns (`--quick`: 200,000), binary, in Parquet; every path trains the same MLP of
 20-256-256-1 with AdamW on batches of 2,048 rows, on one core. Sections:
 
+    reading      rows/s of the way to the network alone, against a DataLoader over a pandas frame and over tensors
     paths        rows/s of one process, against loops over a DataLoader, scikit-learn and (`--peers`) Lightning
     memory       peak memory of a training process on the table and on one ten times as long (2 and 20 million rows)
     scaling      rows/s of two processes on two cores over one on one core, each with one thread and the same rows a
                  step; beside it two that know nothing of each other, which is what the machine itself allows
     checkpoints  wall time with one checkpoint every 100 steps over that without
 
-`--peers` installs Lightning into .bench/lightning once, beside the torch that is here. Takes about ten minutes on two
-quiet cores, and prints what it measured with the least that is wanted of it.
+`--peers` installs Lightning into .bench/lightning once, beside the torch that is here. Takes about a quarter of an hour
+on two quiet cores, and prints what it measured with the least that is wanted of it.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -24,24 +24,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from train_peers import BATCH, COLUMNS, HIDDEN, PEERS, READERS, Timed, cores, job, write
 
-from headway.components.bundle import Lineage
-from headway.components.data_validate.contract import Contract
-from headway.components.train_distributed.job import Job, Result
+from headway.components.train_distributed.job import Result
 from headway.components.train_distributed.launch import launch, rank_environment
 
-COLUMNS = 20
-HIDDEN = [256, 256]
-BATCH = 2_048
-GROUP = 16_384
-"""Rows in a row group of the table."""
 FLOOR = {
     "DataLoader over a pandas frame": 50.0,
     "DataLoader(TensorDataset)": 1.3,
@@ -54,64 +45,10 @@ BUSY = 0.9
 """Cores that a process of one thread keeps busy where nothing takes them away."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+OPERATIONS = 6 * (COLUMNS * HIDDEN[0] + HIDDEN[0] * HIDDEN[1] + HIDDEN[1])
+"""Floating-point operations that the network takes for a row, forward and backward."""
+
 Row = dict[str, Any]
-
-
-def contract() -> Contract:
-    """Twenty numbers and a label."""
-    columns: dict[str, Any] = {f"x{at}": {"type": "number"} for at in range(COLUMNS)}
-    return Contract.parse({"name": "bench", "target": "label", "columns": {**columns, "label": {"type": "boolean"}}})
-
-
-def pieces(rows: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """The table in row groups: standard normal numbers (n, 20), and a label that a network can learn (n,)."""
-    random = np.random.default_rng(0)
-    weights = random.normal(size=(COLUMNS, 8))
-    for start in range(0, rows, GROUP):
-        x = random.normal(size=(min(GROUP, rows - start), COLUMNS)).astype(np.float32)
-        signal = np.sin(x @ weights).sum(axis=1) + random.normal(size=len(x))
-        yield x, signal > 0
-
-
-def write(path: Path, rows: int) -> Path:
-    """The table as one Parquet file, without ever being whole in memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.exists():
-        return path
-    names = [f"x{at}" for at in range(COLUMNS)]
-    schema = pa.schema([*((name, pa.float32()) for name in names), ("label", pa.bool_())])
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for x, y in pieces(rows):
-            writer.write_table(pa.table([*x.T, y], schema=schema))
-    return path
-
-
-def job(data: Path, folder: Path, **training: Any) -> Job:
-    """A training job on the table, with the network of every path here."""
-    section = {
-        "trainer": "distributed",
-        "parameters": {"hidden": HIDDEN},
-        "batch_size": BATCH,
-        "epochs": 1,
-        "early_stopping": False,
-        "onnx": "off",
-        "checkpoint": {"every": 1_000_000},
-        **training,
-    }
-    document = contract()
-    return Job.parse(
-        {
-            "name": "bench",
-            "contract": document.dump(),
-            "training": section,
-            "data": str(data),
-            "output": str(folder / "bundle"),
-            "folder": str(folder / "work"),
-            "lineage": Lineage(data_digest="bench", contract_digest=document.digest()).model_dump(mode="json"),
-        }
-    )
 
 
 def train(data: Path, processes: int = 1, **training: Any) -> Result:
@@ -121,179 +58,30 @@ def train(data: Path, processes: int = 1, **training: Any) -> Result:
         return launch(job(data, Path(folder), placement=placement, **training))
 
 
-@contextlib.contextmanager
-def cores(count: int) -> Iterator[None]:
-    """Keep what this process starts on so many cores: the thread that reads would take a second one for itself."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+# Reading, paths ------------------------------------------------------------------------------------------------------
 
 
-# Paths ---------------------------------------------------------------------------------------------------------------
-
-
-def network() -> Any:
-    """The network of every path."""
-    from torch import nn
-
-    widths = [COLUMNS, *HIDDEN]
-    layers: list[Any] = []
-    for first, second in pairwise(widths):
-        layers += [nn.Linear(first, second), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
-
-
-Timed = tuple[float, float]
-"""Rows per second of wall time, and of CPU time."""
-
-
-class Clock:
-    """Wall and CPU time since it was made."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def rate(self, rows: int) -> Timed:
-        """Rows per second of each."""
-        return rows / (time.perf_counter() - self._wall), rows / (time.process_time() - self._cpu)
-
-
-def loop(loader: Any, rows: int) -> Timed:
-    """The loop that tutorials show."""
-    import torch
-
-    torch.set_num_threads(1)
-    model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    loss_of = torch.nn.BCEWithLogitsLoss()
-    done, clock = 0, Clock()
-    for x, y in loader:
-        optimizer.zero_grad()
-        loss_of(model(x)[:, 0], y).backward()
-        optimizer.step()
-        done += len(x)
-        if done >= rows:
-            break
-    return clock.rate(done)
-
-
-def load(data: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The whole table in memory, as the other paths need it."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(data)
-    x = np.column_stack([table.column(f"x{at}").to_numpy() for at in range(COLUMNS)])
-    return x, table.column("label").to_numpy().astype(np.float32)
-
-
-def pandas_loader(data: Path, quick: bool) -> Timed:
-    """A Dataset that takes a row of a pandas frame at a time."""
-    import pandas as pd
-    import torch
-    from torch.utils.data import DataLoader, Dataset
-
-    frame = pd.read_parquet(data)
-    names = [f"x{at}" for at in range(COLUMNS)]
-
-    class Frame(Dataset):  # type: ignore[misc]
-        def __len__(self) -> int:
-            return len(frame)
-
-        def __getitem__(self, at: int) -> Any:
-            row = frame.iloc[at]
-            return torch.tensor(row[names].to_numpy(np.float32)), torch.tensor(float(row["label"]))
-
-    return loop(DataLoader(Frame(), BATCH, shuffle=True), 3 * BATCH if quick else 10 * BATCH)
-
-
-def tensor_loader(data: Path, quick: bool) -> Timed:
-    """DataLoader(TensorDataset)."""
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
-
-    x, y = load(data)
-    loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), BATCH, shuffle=True)
-    return loop(loader, len(x) if quick else 600_000)
-
-
-def sklearn_mlp(data: Path, quick: bool) -> Timed:
-    """scikit-learn's MLPClassifier, one pass, the same layers and batch."""
-    from sklearn.neural_network import MLPClassifier
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    x, y = load(data)
-    x, y = (x, y) if quick else (x[:600_000], y[:600_000])
-    model = MLPClassifier(tuple(HIDDEN), batch_size=BATCH, max_iter=1, random_state=0)
-    clock = Clock()
-    with threadpool_limits(limits=1):
-        import warnings
-
-        warnings.simplefilter("ignore")
-        model.fit(x, y)
-    return clock.rate(len(x))
-
-
-def lightning(data: Path, quick: bool) -> Timed:
-    """Lightning's Trainer over DataLoader(TensorDataset), no logger, no checkpoints."""
-    import logging
-    import warnings
-
-    import lightning as pl  # type: ignore[import-not-found]
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
-
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-    x, y = load(data)
-
-    class Module(pl.LightningModule):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network()
-
-        def training_step(self, batch: Any, at: int) -> Any:
-            return torch.nn.functional.binary_cross_entropy_with_logits(self.network(batch[0])[:, 0], batch[1])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
-    rows = len(x) if quick else 600_000
-    loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), BATCH, shuffle=True)
-    trainer = pl.Trainer(
-        max_steps=rows // BATCH,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    clock = Clock()
-    trainer.fit(Module(), loader)
-    return clock.rate(rows)
-
-
-PEERS: dict[str, Callable[[Path, bool], Timed]] = {
-    "DataLoader over a pandas frame": pandas_loader,
-    "DataLoader(TensorDataset)": tensor_loader,
-    "scikit-learn MLPClassifier": sklearn_mlp,
-    "Lightning over TensorDataset": lightning,
-}
-
-
-def in_process_of_its_own(name: str, data: Path, quick: bool, environment: dict[str, str] | None = None) -> Timed:
+def in_process_of_its_own(
+    kind: str, name: str, data: Path, quick: bool, environment: dict[str, str] | None = None
+) -> Timed:
     """One peer in a fresh process with one thread, as each of our ranks has."""
-    command = [sys.executable, __file__, "--peer", name, "--data", str(data), *(["--quick"] if quick else [])]
+    script = Path(__file__).with_name("train_peers.py")
+    command = [sys.executable, str(script), kind, name, "--data", str(data), *(["--quick"] if quick else [])]
     variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
     wall, cpu = done.stdout.splitlines()[-1].split()
     return float(wall), float(cpu)
+
+
+def reading(data: Path, quick: bool) -> list[Row]:
+    """Rows per second of the way to the network alone, on one core each."""
+    found: list[Row] = []
+    for name in READERS:
+        with cores(1):
+            wall, cpu = in_process_of_its_own("reader", name, data, quick)
+        ours = found[0]["value"] if found else wall
+        found.append({"what": name, "value": wall, "unit": "rows/s", "cpu": cpu, "ratio": ours / wall})
+    return found
 
 
 def paths(data: Path, quick: bool, peers: bool) -> list[Row]:
@@ -309,12 +97,14 @@ def paths(data: Path, quick: bool, peers: bool) -> list[Row]:
         environment = {"PYTHONPATH": str(install_lightning())} if name.startswith("Lightning") else None
         speed = _speed(train(data))
         ours.append((speed.rows_per_second, speed.rows_per_second / speed.cores))
-        wall, cpu = in_process_of_its_own(name, data, quick, environment)
+        wall, cpu = in_process_of_its_own("loop", name, data, quick, environment)
         found.append({"what": name, "value": wall, "unit": "rows/s", "cpu": cpu, "ratio": ours[-1][1] / cpu})
     wall, cpu = (statistics.median(column) for column in zip(*ours, strict=True))
     middle = {"what": "headway, streamed from Parquet", "value": wall, "unit": "rows/s", "cpu": cpu, "ratio": 1.0}
+    arithmetic = OPERATIONS * middle["value"] / 1e9
     for row in found:
         row["wanted"] = FLOOR.get(row["what"])
+        row["blocks"] = f"the network's own arithmetic: {arithmetic:.0f} GFLOP/s in float32 on one core"
     if has_bfloat16():
         half = _speed(train(data, precision="bfloat16"))
         rate = half.rows_per_second / half.cores
@@ -501,20 +291,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, one round")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--peers", action="store_true", help="also install and measure Lightning")
-    parser.add_argument("--only", nargs="+", choices=["paths", "memory", "scaling", "checkpoints"])
-    parser.add_argument("--peer", help=argparse.SUPPRESS)
-    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=["reading", "paths", "memory", "scaling", "checkpoints"])
     arguments = parser.parse_args()
-    if arguments.peer:
-        wall, cpu = PEERS[arguments.peer](arguments.data, arguments.quick)
-        sys.stdout.write(f"{wall} {cpu}\n")
-        return
     # So many epochs that there are steps enough to time.
     rows, rounds, epochs = (200_000, 1, 10) if arguments.quick else (2_000_000, 3, 2)
     folder = REPOSITORY / ".bench" / "train"
     folder.mkdir(parents=True, exist_ok=True)
     data = write(folder / f"{rows}.parquet", rows)
     measured: dict[str, Callable[[], list[Row]]] = {
+        "reading": lambda: reading(data, arguments.quick),
         "paths": lambda: paths(data, arguments.quick, arguments.peers),
         "memory": lambda: memory(data, rows, folder, arguments.quick),
         "scaling": lambda: scaling(data, rounds, epochs),
