@@ -1,8 +1,9 @@
 """Answered requests as rows of the payload log (`headway.serving.payloads.SCHEMA`).
 
-A request of one row is turned into a tuple of plain values at once: its features and its answer are at hand, and a
-thousand tuples wait for the writer without work for the garbage collector. A batch waits as it is, in arrays, and Arrow
-writes its features many rows together, without the interpreter's lock.
+A request of one row is turned into a line of JSON at once: its features and its answer are at hand, and a thousand
+lines wait for the writer without work for the garbage collector. A batch waits as it is, in arrays. Arrow reads the
+lines and writes the features of batches many rows together, without the interpreter's lock: an answer that waits for
+the lock is late.
 """
 
 import time
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
 Head: TypeAlias = tuple[int, str, str | None, bool, int, float]
 """Time in microseconds since 1970, id, user, whether it was mirrored, HTTP status, milliseconds."""
-Row: TypeAlias = tuple[int, str, str | None, bool, int, float, str | None, float | None, float | None, str | None]
-"""A head, and behind it prediction, score, probability and features."""
-_COLUMNS = ("time", "id", "user", "mirrored", "code", "latency_ms", "prediction", "score", "probability", "features")
+Row: TypeAlias = bytes
+"""A JSON object with a value for each of the columns below."""
+_HEAD = ("time", "id", "user", "mirrored", "code", "latency_ms")
+_COLUMNS = (*_HEAD, "prediction", "score", "probability", "features")
+_LINE_TYPES = {"time": "int64"}
+"""Types in a line that are not the log's own: microseconds since 1970."""
+_BLOCK_BYTES = 1 << 26
+"""A line must not be longer."""
 _MICROSECONDS = 1_000_000
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
@@ -99,13 +105,13 @@ class PayloadTable:
         """
         head = (int(time.time() * _MICROSECONDS), id, user, mirrored, code, seconds * 1_000)
         if scored is None or kept is None:
-            return (*head, None, None, None, None)
+            return _line(head, None, None, None, None)
         labels, score, probability = scored.labels, scored.score, scored.probability
         if len(labels) > 1:
             return Batch(head, scored, kept)
         plain = type(kept) is dict and not self._mask
-        return (
-            *head,
+        return _line(
+            head,
             orjson.dumps(labels[0], option=_NUMPY).decode(),
             None if score is None else float(score[0]),
             None if probability is None else float(probability[0]),
@@ -124,18 +130,22 @@ class PayloadTable:
 
     def _rows_table(self, rows: Sequence[Row]) -> "pa.Table":
         import pyarrow as pa
+        import pyarrow.json as pj
 
-        values = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
-        return self._whole(
-            {name: pa.array(column, SCHEMA.field(name).type) for name, column in values.items()}, len(rows)
-        )
+        types = pa.schema([(name, _LINE_TYPES.get(name, SCHEMA.field(name).type)) for name in _COLUMNS])
+        found = pj.read_json(
+            pa.BufferReader(b"\n".join(rows)),
+            read_options=pj.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+            parse_options=pj.ParseOptions(explicit_schema=types),
+        ).combine_chunks()
+        return self._whole({name: found.column(name).cast(SCHEMA.field(name).type) for name in _COLUMNS}, len(rows))
 
     def _batches_table(self, batches: Sequence[Batch]) -> "pa.Table":
         import pyarrow as pa
 
         counts = [len(batch.scored) for batch in batches]
         request = pa.array(np.repeat(np.arange(len(batches)), counts))
-        heads = dict(zip(_COLUMNS, zip(*(batch.head for batch in batches), strict=True), strict=False))
+        heads = dict(zip(_HEAD, zip(*(batch.head for batch in batches), strict=True), strict=True))
         columns: dict[str, Any] = {
             name: pa.array(values, SCHEMA.field(name).type).take(request) for name, values in heads.items()
         }
@@ -149,7 +159,7 @@ class PayloadTable:
         columns["features"] = self._features(batches)
         return self._whole(columns, len(request))
 
-    def _whole(self, columns: "dict[str, pa.Array]", rows: int) -> "pa.Table":
+    def _whole(self, columns: "dict[str, pa.Array | pa.ChunkedArray]", rows: int) -> "pa.Table":
         import pyarrow as pa
 
         for name, value in self._constant.items():
@@ -198,6 +208,26 @@ class PayloadTable:
             parts.append(pa.scalar(self._before[place]))
             parts.append(pa.scalar("null") if masked else pc.cast(pa.array(matrix[:, place]), pa.string()))
         return pc.binary_join_element_wise(*parts, pa.scalar("}"), pa.scalar(""))
+
+
+def _line(
+    head: Head, prediction: str | None, score: float | None, probability: float | None, features: str | None
+) -> Row:
+    time_, id_, user, mirrored, code, latency = head
+    return orjson.dumps(
+        {
+            "time": time_,
+            "id": id_,
+            "user": user,
+            "mirrored": mirrored,
+            "code": code,
+            "latency_ms": latency,
+            "prediction": prediction,
+            "score": score,
+            "probability": probability,
+            "features": features,
+        }
+    )
 
 
 def _predictions(scored: Scored) -> list[str]:

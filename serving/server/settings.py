@@ -50,7 +50,7 @@ class ServerSettings(Config):
     """The folder of the payload log; without one nothing is logged."""
     payload_queue: int = Field(default=20_000, ge=1)
     """Rows that wait for the payload log's writer at most; what comes on top is dropped and counted."""
-    payload_share: float = Field(default=0.1, gt=0, le=1)
+    payload_share: float = Field(default=0.05, gt=0, le=1)
     """The share of one core that the payload log's writer may take; rows beyond that are dropped and counted."""
     mask: list[str] = []
     """A field that the payload log leaves null; may be repeated."""

@@ -279,13 +279,13 @@ class TestPayloads:
     def test_who_asked_and_what_was_answered(self, entries: list[Any]) -> None:
         asked = {"features": GOOD, "id": "body"}
         told = self.server.asks("/predict", asked, x_request_id="header", x_user_id="ann", host="a")[2]
-        (row,) = entries
-        _, id_, user, mirrored, code, milliseconds, prediction, score, probability, features = row
-        assert (id_, user, mirrored, code) == ("body", "ann", False, 200)
-        assert prediction == json.dumps(told["prediction"])
-        assert score == probability == told["prediction_probability"]
-        assert json.loads(features) == GOOD
-        assert milliseconds > 0
+        row = json.loads(entries[0])
+        assert len(entries) == 1
+        assert (row["id"], row["user"], row["mirrored"], row["code"]) == ("body", "ann", False, 200)
+        assert row["prediction"] == json.dumps(told["prediction"])
+        assert row["score"] == row["probability"] == told["prediction_probability"]
+        assert json.loads(row["features"]) == GOOD
+        assert row["latency_ms"] > 0
 
     @pytest.mark.parametrize(
         ("host", "mirrored"),
@@ -299,14 +299,13 @@ class TestPayloads:
     )
     def test_mirrored_requests_are_told_by_their_host(self, entries: list[Any], host: str, mirrored: bool) -> None:
         self.server.asks("/predict", {"features": GOOD}, host=host)
-        assert entries[0][3] is mirrored
+        assert json.loads(entries[0])["mirrored"] is mirrored
 
     def test_refused_requests_have_no_features(self, entries: list[Any]) -> None:
         self.server.asks("/predict", {"features": {"distance": "x"}}, x_request_id="r")
-        (row,) = entries
-        assert row[1] == "r"
-        assert row[4] == 400
-        assert row[6:] == (None, None, None, None)
+        row = json.loads(entries[0])
+        assert (len(entries), row["id"], row["code"]) == (1, "r", 400)
+        assert [row[name] for name in ("prediction", "score", "probability", "features")] == [None] * 4
 
     def test_an_id_that_could_break_a_header_is_not_one(self, entries: list[Any]) -> None:
         for bad in ("x\r\ny", "é", "x" * 200, ""):
