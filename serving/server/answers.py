@@ -75,7 +75,7 @@ class Answering:
         if isinstance(self.refusal, ContractRefusal):
             metrics.refused(self.refusal.fields)
         log = model.payloads
-        if log is None:
+        if log is None or not log.has_room(1 if scored is None else len(scored)):
             return
         log.put(
             log.table.entry(

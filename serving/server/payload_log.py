@@ -73,16 +73,21 @@ class PayloadLog:
         self._thread = threading.Thread(target=self._run, name="payload-log", daemon=True)
         self._thread.start()
 
+    def has_room(self, count: int) -> bool:
+        """Whether so many rows may come; if not, they count as dropped, and need not be made."""
+        if self._added - self._taken + count <= self._most:
+            return True
+        self.dropped += count
+        return False
+
     def put(self, entry: Row | Batch) -> None:
         """Take one answered request; it is dropped and counted when too much waits already."""
         count = _rows(entry)
-        waiting = self._added - self._taken + count
-        if waiting > self._most:
-            self.dropped += count
+        if not self.has_room(count):
             return
         self._added += count
         self._queue.append(entry)
-        if waiting >= self._flush_rows:
+        if self._added - self._taken >= self._flush_rows and not self._wake.is_set():
             self._wake.set()
 
     def rows(self) -> dict[str, int]:
