@@ -137,8 +137,8 @@ class FileRegistry:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db")
 
     def version(self, model: str, ref: str | int) -> Any:
-        if ref == "previous":
-            ref = self.files.read().get("previous", 1)
+        if ref in ("champion", "previous"):
+            ref = self.files.read().get(ref, 1)
         number = int(ref)
         return SimpleNamespace(name=model, version=number, digest=f"{number:064x}", label=f"{model} {number}")
 

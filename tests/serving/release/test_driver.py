@@ -15,7 +15,7 @@ from headway.serving.platform import Reading
 from headway.serving.release.driver import Driver
 from headway.serving.release.plan import ReleaseSpec
 from headway.serving.release.releases import Releases
-from headway.serving.release.state import MoveExperiment, Release, State
+from headway.serving.release.state import Check, MoveExperiment, Release, State
 from headway.serving.release.store import ReleaseStore
 from headway.serving.release.verdict import Outcome, Sums
 from tests.serving.release.file_world import FilePlatform, FileRegistry, passing_checks
@@ -115,6 +115,35 @@ def test_a_bad_canary_is_taken_back(tmp_path: Path) -> None:
     assert world(tmp_path)["variants"] == ["v1"]
     outcomes = [seen.verdict.outcome for seen in releases.verdicts(release.id)]
     assert outcomes[-1] is Outcome.FAIL
+
+
+class TestServe:
+    """The champion of a model without an endpoint."""
+
+    def test_it_is_served_once(self, tmp_path: Path) -> None:
+        releases = make(tmp_path)
+        releases.platform.files.write(champion=3)  # type: ignore[attr-defined]
+        served = releases.serve("m", actor="ada", reason="up")
+        assert served is not None
+        assert (served.state, served.newcomer.version) == (State.PROMOTED, 3)
+        assert world(tmp_path)["weights"] == [{"variant": "v3", "weight": 10_000}]
+        assert releases.serve("m", actor="ada", reason="up again") is None
+        assert len(releases.history("m")) == 1
+
+    def test_one_that_fails_its_checks_is_named(self, tmp_path: Path) -> None:
+        releases = make(tmp_path)
+        releases.platform.files.write(champion=3)  # type: ignore[attr-defined]
+        failing = [Check(name="smoke", ok=False, text="it answers nothing")]
+        releases.driver = Driver(
+            releases.settings,
+            platform=releases.platform,
+            registry=releases.registry,
+            outcomes=SameOutcomes(),
+            check=lambda platform, registry, release: failing,
+            sleep=lambda seconds: None,
+        )
+        with pytest.raises(ReleaseError, match=r"Version 3 of 'm' does not serve.*it answers nothing"):
+            releases.serve("m", actor="ada", reason="up")
 
 
 class TestKilled:
