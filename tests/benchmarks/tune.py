@@ -4,7 +4,7 @@
 
 Histogram boosting on ROWS rows by 20 columns, judged on a quarter as many others. Random search prunes nothing and
 learns nothing; what it had found by the time that the pruned search was done is the comparison at the same budget of
-time. One seed decides little, so several are run. The default takes six minutes on two quiet cores; `--rows 2000000
+time. One seed decides little, so several are run. The default takes two minutes on two quiet cores; `--rows 2000000
 --seeds 1` is the size that the other benchmarks of training have, and takes hours there.
 """
 
