@@ -22,7 +22,7 @@ from headway.components.train_distributed.spec import DistributedSpec
 from headway.components.trust import TrustedModel, load_bundle
 from headway.components.tune.objective import Job, Objective, Report
 from headway.components.tune.space import Values
-from headway.components.tune.spec import REDUCTION, TuningSpec
+from headway.components.tune.spec import TuningSpec
 
 
 class NetworkObjective(Objective):
@@ -125,8 +125,5 @@ def looks(tuning: TuningSpec, epochs: int) -> dict[int, int]:
         >>> looks(TuningSpec.parse({"space": {"clip": {"type": "float", "low": 0, "high": 1}}, "rungs": 3}), 18)
         {2: 1, 6: 3}
     """
-    if tuning.pruner == "none":
-        return {}
-    steps = [REDUCTION**rung for rung in range(tuning.rungs - 1)]
-    found = {round(epochs * step / REDUCTION ** (tuning.rungs - 1)): step for step in steps}
+    found = {round(epochs * share): step for step, share in tuning.looks}
     return {epoch: step for epoch, step in found.items() if 0 < epoch < epochs}

@@ -26,7 +26,7 @@ from headway.components.train.estimators import Estimator, TrainSpec, build, fin
 from headway.components.train.features import Features
 from headway.components.tune.objective import MISSING, Job, Objective, Report, check_key, compose
 from headway.components.tune.space import Categorical, Dimension, Space, Values
-from headway.components.tune.spec import REDUCTION, Folds, TuningSpec
+from headway.components.tune.spec import Folds, TuningSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,12 +135,10 @@ class FitObjective(Objective):
 
     def rungs(self, spec: TrainSpec) -> Iterator[tuple[int, float]]:
         """The points at which a trial is looked at: a step for the report, and the share of the whole, 0 to 1."""
-        count = self.spec.rungs if self.spec.pruner != "none" else 1
         smallest = min(len(part.fitted) for part in self.parts)
-        for rung in range(count):
-            share = float(REDUCTION) ** (rung + 1 - count)
+        for step, share in self.spec.looks:
             if share == 1.0 or grows(spec) or share * smallest >= MIN_RUNG_ROWS:
-                yield REDUCTION**rung, share
+                yield step, share
 
     @classmethod
     def task_of(cls, train: Path, contract: Contract, section: Config) -> Task:

@@ -105,6 +105,18 @@ class TuningSpec(Config):
         """The checked space."""
         return Space(self.space)
 
+    @property
+    def looks(self) -> list[tuple[int, float]]:
+        """The points at which a trial is looked at, its end the last: a step for the report, and a share of the whole.
+
+        Example:
+            >>> space = {"max_iter": {"type": "int", "low": 1, "high": 9}}
+            >>> TuningSpec(space=space, rungs=2).looks == [(1, 1 / 3), (3, 1.0)]
+            True
+        """
+        count = self.rungs if self.pruner != "none" else 1
+        return [(REDUCTION**rung, float(REDUCTION) ** (rung + 1 - count)) for rung in range(count)]
+
     def check(self, training: Config, task: Task | None) -> None:
         """Hold the section against the training section, before anything runs.
 

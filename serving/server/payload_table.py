@@ -137,7 +137,7 @@ class PayloadTable:
             pa.BufferReader(b"\n".join(rows)),
             read_options=pj.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
             parse_options=pj.ParseOptions(explicit_schema=types),
-        ).combine_chunks()
+        )
         return self._whole({name: found.column(name).cast(SCHEMA.field(name).type) for name in _COLUMNS}, len(rows))
 
     def _batches_table(self, batches: Sequence[Batch]) -> "pa.Table":
